@@ -1,0 +1,315 @@
+"""Every exception interphone raises.
+
+    InterphoneError(Exception)
+    ├── AddressError(ValueError)              a name that cannot be an address
+    ├── AddressInUse(OSError)                 a live server, or a file that is none, is there
+    ├── ConnectError(ConnectionError)         nobody there, not ours, no permission, gave up
+    │   └── HandshakeError                    somebody there who does not speak our protocol
+    │       └── Refused                       … or who speaks it and said no; .reason
+    ├── ConnectionLost(ConnectionError)       the connection ended while something depended on it
+    │   └── ConnectionClosed                  … because one side said goodbye; .by_peer
+    ├── ProtocolError                         (never raised itself)
+    │   ├── LocalProtocolError(RuntimeError)  this side did what the state forbids
+    │   │   ├── WrongThread                   an asyncio object was used outside its loop
+    │   │   └── ForkedError                   a connection was used in a forked child
+    │   └── RemoteProtocolError               the other side did
+    │       └── MessageTooBig(ValueError)     .size, .limit; raised for our own messages too
+    ├── RequestError                          a request has no result (never raised itself)
+    │   ├── RequestTimeout(TimeoutError)      no answer in time; .timeout
+    │   ├── Unhandled(LookupError)            nobody at the other end took the request
+    │   ├── Overloaded                        too many requests are under way
+    │   └── RemoteError                       the handler raised; .kind, .message, .data
+    ├── PayloadError(ValueError)              a value that cannot be encoded, or is not of the asked type
+    ├── Unsupported                           the other end cannot do that
+    └── Overflow                              a subscriber was too slow; .topic, .dropped
+
+Every failure to send has `delivery`: ``"not_sent"`` when no byte of it can have
+reached the other end, ``"maybe_sent"`` when it may have.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+__all__ = [
+    "AddressError",
+    "AddressInUse",
+    "ConnectError",
+    "ConnectionClosed",
+    "ConnectionLost",
+    "Delivery",
+    "ForkedError",
+    "HandshakeError",
+    "InterphoneError",
+    "LocalProtocolError",
+    "MessageTooBig",
+    "Overflow",
+    "Overloaded",
+    "PayloadError",
+    "ProtocolError",
+    "Refuse",
+    "Refused",
+    "RemoteError",
+    "RemoteProtocolError",
+    "RequestError",
+    "RequestTimeout",
+    "Unhandled",
+    "Unsupported",
+    "WrongThread",
+]
+
+Delivery = Literal["not_sent", "maybe_sent"]
+
+
+class InterphoneError(Exception):
+    """Base of everything raised here; subclasses keep the facts as attributes.
+
+    Attributes:
+        delivery: Whether a message this failure is about may have been sent.
+    """
+
+    delivery: Delivery = "not_sent"
+
+    def __init__(self, *args: object, delivery: Delivery | None = None) -> None:
+        super().__init__(*args)
+        if delivery is not None:
+            self.delivery = delivery
+
+
+class AddressError(InterphoneError, ValueError):
+    """The name cannot be turned into an address, or its place is not safe to use."""
+
+
+class AddressInUse(InterphoneError, OSError):
+    """Somebody is at the address, or a file that is not ours to touch.
+
+    Attributes:
+        address: The address, as text.
+        pid: Process id of the owner, if it is known.
+    """
+
+    def __init__(self, address: str, why: str, *, pid: int | None = None) -> None:
+        super().__init__(address, why)
+        self.address = address
+        self.why = why
+        self.pid = pid
+
+    def __str__(self) -> str:
+        owner = f" (process {self.pid})" if self.pid else ""
+        return f"{self.address}: {self.why}{owner}"
+
+
+class ConnectError(InterphoneError, ConnectionError):
+    """No connection could be made.
+
+    Attributes:
+        transient: Whether trying again may help (nobody listens yet, a full backlog).
+    """
+
+    def __init__(self, message: str, *, transient: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
+
+
+class HandshakeError(ConnectError):
+    """Somebody answered, but not in our protocol, or hung up before it was agreed."""
+
+
+class Refused(HandshakeError):
+    """The server said no, for a reason it gave.
+
+    Attributes:
+        reason: What the server's `authorize` gave to `Refuse`; any value.
+        code: ``"refused"``, ``"full"`` (too many connections) or another word of the server's.
+    """
+
+    def __init__(self, reason: Any = None, *, code: str = "refused") -> None:
+        super().__init__(f"the server refused the connection: {reason}")
+        self.reason = reason
+        self.code = code
+
+
+class Refuse(Exception):  # noqa: N818  an order, not an error: what `authorize` raises to say no
+    """Raise it in `authorize` to turn a peer away; the peer gets `Refused` with this reason."""
+
+    def __init__(self, reason: Any = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ConnectionLost(InterphoneError, ConnectionError):
+    """The connection ended while something depended on it.
+
+    Attributes:
+        reason: Why, as far as it is known.
+    """
+
+    def __init__(self, reason: Any = None, *, delivery: Delivery | None = None) -> None:
+        super().__init__(reason, delivery=delivery)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the connection was lost: {self.reason}" if self.reason else "the connection was lost"
+
+
+class ConnectionClosed(ConnectionLost):
+    """The connection ended because one side said goodbye.
+
+    Attributes:
+        by_peer: Whether the other side did.
+    """
+
+    def __init__(
+        self, reason: Any = None, *, by_peer: bool = False, delivery: Delivery | None = None
+    ) -> None:
+        super().__init__(reason, delivery=delivery)
+        self.by_peer = by_peer
+
+    def __str__(self) -> str:
+        who = "the peer" if self.by_peer else "this side"
+        why = "" if self.reason is None else f": {self.reason}"
+        return f"the connection was closed by {who}{why}"
+
+
+class ProtocolError(InterphoneError):
+    """A rule of the protocol was broken; raised only as one of its subclasses."""
+
+
+class LocalProtocolError(ProtocolError, RuntimeError):
+    """This side asked for something its state forbids."""
+
+
+class WrongThread(LocalProtocolError):  # noqa: N818  says what happened
+    """An asyncio object was used from another thread or another loop."""
+
+
+class ForkedError(LocalProtocolError):
+    """A connection was used in a child process that inherited it by fork."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The other side broke the protocol; the connection is over.
+
+    Attributes:
+        code: A word for the rule, as in `docs/reference/wire.md`.
+    """
+
+    def __init__(
+        self, message: str, *, code: str = "protocol-error", delivery: Delivery | None = None
+    ) -> None:
+        super().__init__(message, delivery=delivery)
+        self.code = code
+
+
+class MessageTooBig(RemoteProtocolError, ValueError):
+    """A message is larger than the limit; nothing of it was kept, or sent.
+
+    Attributes:
+        size: Size of the frame's body in bytes, as far as it is known.
+        limit: The limit it broke, in bytes.
+    """
+
+    def __init__(self, *, size: int, limit: int) -> None:
+        super().__init__(f"a message of {size} bytes is over the limit of {limit}", code="too-big")
+        self.size = size
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _too_big, (self.size, self.limit)
+
+
+def _too_big(size: int, limit: int) -> MessageTooBig:
+    return MessageTooBig(size=size, limit=limit)
+
+
+class RequestError(InterphoneError):
+    """A request has no result; raised only as one of its subclasses."""
+
+    delivery: Delivery = "maybe_sent"
+
+
+class RequestTimeout(RequestError, TimeoutError):
+    """No answer came in time. The handler may still have run.
+
+    Attributes:
+        timeout: Seconds that were waited.
+    """
+
+    def __init__(self, timeout: float, *, delivery: Delivery | None = None) -> None:
+        super().__init__(timeout, delivery=delivery)
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        sent = "" if self.delivery == "maybe_sent" else "; it was never sent"
+        return f"no answer within {self.timeout:g} s{sent}"
+
+
+class Unhandled(RequestError, LookupError):
+    """Nobody at the other end handles this request."""
+
+
+class Overloaded(RequestError):
+    """Too many requests are under way; this one was not taken."""
+
+    delivery: Delivery = "not_sent"
+
+
+class RemoteError(RequestError):
+    """The handler at the other end raised.
+
+    Raise it in a handler yourself to choose what the asker sees; any other exception
+    is logged where it happened, and its class name and message go over.
+
+    Attributes:
+        kind: Name of the exception's class at the other end.
+        message: Its text.
+        data: Anything the handler wanted to add.
+    """
+
+    def __init__(self, message: str, *, kind: str = "RemoteError", data: Any = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.data = data
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}" if self.message else self.kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remote_error, (self.message, self.kind, self.data)
+
+
+def _remote_error(message: str, kind: str, data: Any) -> RemoteError:
+    return RemoteError(message, kind=kind, data=data)
+
+
+class PayloadError(InterphoneError, ValueError):
+    """A value cannot be encoded, or what came is not of the type that was asked for."""
+
+
+class Unsupported(InterphoneError):  # noqa: N818  says what happened
+    """The other end cannot do what was asked of it."""
+
+
+class Overflow(InterphoneError):  # noqa: N818  says what happened
+    """A subscriber was too slow, and its queue was full.
+
+    Attributes:
+        topic: Topic of the first publication that was dropped.
+        dropped: How many were dropped.
+    """
+
+    def __init__(self, topic: str, *, dropped: int) -> None:
+        super().__init__(topic, dropped)
+        self.topic = topic
+        self.dropped = dropped
+
+    def __str__(self) -> str:
+        return f"the subscription was too slow: {self.dropped} dropped, the first on {self.topic!r}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _overflow, (self.topic, self.dropped)
+
+
+def _overflow(topic: str, dropped: int) -> Overflow:
+    return Overflow(topic, dropped=dropped)
