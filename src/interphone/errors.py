@@ -19,6 +19,7 @@
     │   ├── Unhandled(LookupError)            nobody at the other end took the request
     │   ├── Overloaded                        too many requests are under way
     │   └── RemoteError                       the handler raised; .kind, .message, .data
+    ├── TopicError(ValueError)                a name that cannot be a topic
     ├── PayloadError(ValueError)              a value that cannot be encoded, or is not of the asked type
     ├── Unsupported                           the other end cannot do that
     └── Overflow                              a subscriber was too slow; .topic, .dropped
@@ -53,6 +54,7 @@ __all__ = [
     "RemoteProtocolError",
     "RequestError",
     "RequestTimeout",
+    "TopicError",
     "Unhandled",
     "Unsupported",
     "WrongThread",
@@ -78,6 +80,10 @@ class InterphoneError(Exception):
 
 class AddressError(InterphoneError, ValueError):
     """The name cannot be turned into an address, or its place is not safe to use."""
+
+
+class TopicError(InterphoneError, ValueError):
+    """The name cannot be a topic."""
 
 
 class AddressInUse(InterphoneError, OSError):

@@ -1,0 +1,166 @@
+"""Local IPC for Python: requests both ways, messages, publish/subscribe, between processes on
+one machine, over a Unix socket. Speaks the wire of the Node packages `@isdk/ipc-server` and
+`net-ipc`.
+
+Names are imported when they are first used, so that nobody pays for what they do not need.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .address import (
+        Address,
+        MemoryAddress,
+        TcpAddress,
+        UnixAddress,
+        isdk_path,
+        net_ipc_path,
+        tcp_address,
+    )
+    from .backoff import Backoff
+    from .client import Client, Outage, Status
+    from .errors import (
+        AddressError,
+        AddressInUse,
+        ConnectError,
+        ConnectionClosed,
+        ConnectionLost,
+        ForkedError,
+        HandshakeError,
+        InterphoneError,
+        LocalProtocolError,
+        MessageTooBig,
+        Overflow,
+        Overloaded,
+        PayloadError,
+        ProtocolError,
+        Refuse,
+        Refused,
+        RemoteError,
+        RemoteProtocolError,
+        RequestError,
+        RequestTimeout,
+        TopicError,
+        Unhandled,
+        Unsupported,
+        WrongThread,
+    )
+    from .handlers import PASS
+    from .limits import Limits
+    from .peer import Peer
+    from .run import run
+    from .server import Outcome, Server
+    from .subscription import Gap, Publication, Receipt, Subscription
+
+__version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "address": (
+        "Address",
+        "MemoryAddress",
+        "TcpAddress",
+        "UnixAddress",
+        "isdk_path",
+        "net_ipc_path",
+        "tcp_address",
+    ),
+    "backoff": ("Backoff",),
+    "client": ("Client", "Outage", "Status"),
+    "errors": (
+        "AddressError",
+        "AddressInUse",
+        "ConnectError",
+        "ConnectionClosed",
+        "ConnectionLost",
+        "ForkedError",
+        "HandshakeError",
+        "InterphoneError",
+        "LocalProtocolError",
+        "MessageTooBig",
+        "Overflow",
+        "Overloaded",
+        "PayloadError",
+        "ProtocolError",
+        "Refuse",
+        "Refused",
+        "RemoteError",
+        "RemoteProtocolError",
+        "RequestError",
+        "RequestTimeout",
+        "TopicError",
+        "Unhandled",
+        "Unsupported",
+        "WrongThread",
+    ),
+    "handlers": ("PASS",),
+    "limits": ("Limits",),
+    "peer": ("Peer",),
+    "run": ("run",),
+    "server": ("Outcome", "Server"),
+    "subscription": ("Gap", "Publication", "Receipt", "Subscription"),
+}
+
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "PASS",
+    "Address",
+    "AddressError",
+    "AddressInUse",
+    "Backoff",
+    "Client",
+    "ConnectError",
+    "ConnectionClosed",
+    "ConnectionLost",
+    "ForkedError",
+    "Gap",
+    "HandshakeError",
+    "InterphoneError",
+    "Limits",
+    "LocalProtocolError",
+    "MemoryAddress",
+    "MessageTooBig",
+    "Outage",
+    "Outcome",
+    "Overflow",
+    "Overloaded",
+    "PayloadError",
+    "Peer",
+    "ProtocolError",
+    "Publication",
+    "Receipt",
+    "Refuse",
+    "Refused",
+    "RemoteError",
+    "RemoteProtocolError",
+    "RequestError",
+    "RequestTimeout",
+    "Server",
+    "Status",
+    "Subscription",
+    "TcpAddress",
+    "TopicError",
+    "Unhandled",
+    "UnixAddress",
+    "Unsupported",
+    "WrongThread",
+    "isdk_path",
+    "net_ipc_path",
+    "run",
+    "tcp_address",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME_OF:
+        value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,671 @@
+"""Client: one peer after another.
+
+    IDLE ──connect──► CONNECTING ──► CONNECTED ──reply──► READY
+                        ▲    │                              │ lost
+                        │    ▼ failed                       ▼
+                        └─ RECONNECTING ◄──────────── DISCONNECTED ──► IDLE
+
+A client outlives its connections: it comes back by itself, with the same payload and the
+same id, and subscribes again before it is ready. `close` ends that, at any moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from enum import IntEnum
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, overload
+
+import msgspec
+
+from .address import Address, resolve
+from .backoff import Backoff
+from .connection import Connection
+from .errors import (
+    ConnectError,
+    ConnectionClosed,
+    ConnectionLost,
+    HandshakeError,
+    InterphoneError,
+    LocalProtocolError,
+    Refused,
+    RequestTimeout,
+    Unsupported,
+)
+from .handlers import Chain, Handlers, Tasks, log_error
+from .hooks import Hook
+from .limits import Limits
+from .peer import DEFAULT_TIMEOUT, Peer, PeerEvents, reason_of
+from .protocol.messages import Hello, Welcome
+from .protocol.payload import Json
+from .protocol.session import Session
+from .subscription import (
+    MAX_QUEUE,
+    OverflowPolicy,
+    Publication,
+    Receipt,
+    Subscription,
+    Subscriptions,
+    TopicHandler,
+    check_topic,
+)
+from .transports import connect
+
+__all__ = ["Client", "Outage", "Status"]
+
+T = TypeVar("T")
+TopicHandlerT = TypeVar("TopicHandlerT", bound="Callable[[Publication[Any]], object]")
+
+Upgrade = Literal["isdk-ipc", "net-ipc"]
+
+
+class Status(IntEnum):
+    """Where a client is in its life; the numbers are those of the Node packages."""
+
+    IDLE = 0
+    CONNECTING = 1
+    CONNECTED = 2  # the transport stands; the server has not answered yet
+    READY = 3
+    DISCONNECTED = 4
+    RECONNECTING = 5  # waiting to try again
+
+
+class Outage(msgspec.Struct, frozen=True):
+    """Why there is no connection, and what is done about it.
+
+    Attributes:
+        attempts: Attempts made since it began.
+        wait: Seconds until the next one, from when this was made.
+        error: What the last attempt failed with, or how the connection was lost.
+    """
+
+    attempts: int
+    wait: float
+    error: InterphoneError
+
+
+class Client:
+    """Talks to a server, and comes back to it.
+
+        async with Client("myapp") as client:
+            answer = await client.request({"q": "what time is it?"})
+
+    Entering is connected, leaving is closed. Handlers should be registered before.
+
+    Args:
+        address: As for `Server`.
+        limits: What the server may cost this side.
+        connect_timeout: Seconds `connect` may take in all; None waits for the first server
+            without limit.
+        backoff: When to try again; None: never. `Backoff.node()` is the Node packages' way.
+        compress: Ask a Node server for compression.
+        messagepack: Ask a Node server for MessagePack.
+        upgrade: Begin with an HTTP upgrade to this name.
+        tls: For a TCP address.
+        allowed_uids: Users whose server is trusted, over a Unix socket; default: only this one.
+        heartbeat: As for `Server`.
+    """
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str] | Address,
+        *,
+        limits: Limits | None = None,
+        connect_timeout: float | None = 10.0,
+        backoff: Backoff | None = Backoff(),  # noqa: B008  it is frozen
+        compress: bool = False,
+        messagepack: bool = False,
+        upgrade: Upgrade | None = None,
+        tls: ssl.SSLContext | None = None,
+        allowed_uids: Iterable[int] | None = None,
+        heartbeat: float | None = 20.0,
+    ) -> None:
+        if connect_timeout is not None and connect_timeout <= 0:
+            raise ValueError("connect_timeout must be positive, or None for no limit")
+        self.address = resolve(address)
+        self.limits = limits or Limits()
+        self.id: str | None = None
+        self.status = Status.IDLE
+        self.outage: Outage | None = None
+        self._connect_timeout = connect_timeout
+        self._backoff = backoff
+        self._options = {
+            "limits": self.limits,
+            "compress": compress,
+            "messagepack": messagepack,
+            "heartbeat": heartbeat,
+        }
+        self._upgrade = upgrade
+        self._tls = tls
+        self._allowed_uids = None if allowed_uids is None else frozenset(allowed_uids)
+        self._payload: object = None
+        self._peer: Peer | None = None  # of the connection that stands
+        self._trying: Peer | None = None  # of the attempt under way
+        self._answer: asyncio.Future[None] | None = None  # the server's, to that attempt
+        self._effort: asyncio.Task[Peer] | None = None  # to connect, or to come back
+        self._attempts = 0
+        self._ready_at = 0.0
+        self._closing = False
+        self._paused = False
+        self._end: InterphoneError | None = None
+        self._waiting: set[asyncio.Future[None]] = set()  # verbs that wait for a connection
+        self._local = Subscriptions()
+        self._tasks = Tasks(self._report_handler)
+        self.on_ready: Hook[[Peer]] = Hook(self._tasks)
+        self.on_status: Hook[[Status]] = Hook(self._tasks)
+        self.on_message: Hook[[Any]] = Hook(self._tasks)
+        self.on_request: Chain[[Any]] = Chain()
+        self.on_error: Hook[[Exception]] = Hook(self._tasks)
+        self.on_close: Hook[[Any]] = Hook(self._tasks)
+        self._handlers = Handlers(
+            tasks=self._tasks, on_message=self.on_message, on_request=self.on_request, told=False
+        )
+        self._events = PeerEvents(
+            made=self._made,
+            hello=_never,
+            opened=self._opened,
+            subscribe=_never,
+            unsubscribe=_never,
+            publish=_never,
+            publication=self._publication,
+            report=self._report_of,
+            lost=self._lost,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Client {self.address} {self.status.name}>"
+
+    # Life
+
+    async def connect(self, payload: object = None) -> Self:
+        """Connect; the server's `authorize` and `on_connect` get the payload, at each reconnection, too.
+
+        Cancelling is safe: nothing is left behind.
+
+        Raises:
+            Refused: The server said no.
+            ConnectError: Nobody there within `connect_timeout`, or a stranger.
+            HandshakeError: Somebody there who does not speak this protocol.
+            LocalProtocolError: It is connected, or connecting, already.
+            PayloadError: `payload` has no form on the wire.
+        """
+        if self.status is not Status.IDLE or self._effort is not None:
+            raise LocalProtocolError(f"the client is {self.status.name}, not IDLE")
+        _payload_codec.encode(payload)
+        self._payload = payload
+        self._closing, self._end, self._attempts = False, None, 0
+        try:
+            peer = await self._within(self._connect_timeout, self._tasks.start(self._establish()))
+        except BaseException as exc:
+            self._set_status(Status.IDLE)
+            self._fail_waiting(ConnectionLost(str(exc)))
+            raise
+        # Handlers that the caller registers right after this await hear the first messages, too.
+        asyncio.get_running_loop().call_soon(peer.release)
+        return self
+
+    async def _within(self, timeout: float | None, effort: asyncio.Task[Peer]) -> Peer:
+        """Await the effort, which `close` may cancel; cancel it if the caller is cancelled."""
+        self._effort = effort
+        try:
+            async with asyncio.timeout(timeout):
+                return await effort
+        except TimeoutError:
+            why = self.outage.error if self.outage else "the server did not answer"
+            raise ConnectError(f"no connection to {self.address} within {timeout:g} s: {why}") from None
+        except asyncio.CancelledError:
+            if self._closing:
+                raise ConnectionClosed("the client was closed while it was connecting") from None
+            raise
+        finally:
+            effort.cancel()
+            self._effort = None
+
+    async def close(self, reason: object = None, *, grace: float = 5.0) -> bool:
+        """Say goodbye and stop coming back. Iterators end; whoever waits is told. Idempotent.
+
+        Returns:
+            Whether there was anything to close.
+        """
+        was_alive = self.status is not Status.IDLE
+        self._closing = True
+        if self._effort is not None:
+            self._effort.cancel()
+        peer = self._peer
+        if peer is not None:
+            await peer.close(reason, grace=grace)
+        elif was_alive:
+            self._finish(ConnectionClosed(reason))
+        await self._tasks.close(grace)
+        return was_alive
+
+    def abort(self, reason: object = None) -> None:
+        """End the connection now and stop coming back; what is queued is lost."""
+        self._closing = True
+        if self._effort is not None:
+            self._effort.cancel()
+        if self._peer is not None:
+            self._peer.abort(reason)
+        elif self.status is not Status.IDLE:
+            self._finish(ConnectionClosed(reason))
+
+    async def wait_closed(self) -> Any:
+        """Wait until the client is closed by either side, or has given up; return the reason.
+
+        Cancelling is safe.
+        """
+        while self.status is not Status.IDLE:
+            with suppress(InterphoneError):
+                await self._wait_for(lambda: self.status is Status.IDLE)
+        return None if self._end is None else reason_of(self._end)
+
+    async def __aenter__(self) -> Self:
+        return await self.connect()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close(grace=5.0 if exc is None else 0)
+
+    @property
+    def peer(self) -> Peer:
+        """The server, while there is a connection.
+
+        Raises:
+            ConnectionLost: There is none.
+        """
+        if self._peer is None:
+            raise self._absence()
+        return self._peer
+
+    # Connecting
+
+    async def _establish(self) -> Peer:
+        """Try until a connection stands, or it makes no sense any more."""
+        while True:
+            self._attempts += 1
+            try:
+                return await self._attempt()
+            except Refused:
+                raise
+            except ConnectError as exc:
+                if not exc.transient and self._peer is None and not self._ready_at:
+                    raise
+                error = exc
+            if self._backoff is None or self._attempts == self._backoff.attempts:
+                raise error
+            await self._pause_before_retry(error)
+
+    async def _pause_before_retry(self, error: InterphoneError) -> None:
+        assert self._backoff is not None  # whoever never tries again does not get here
+        wait = self._backoff.wait(self._attempts)
+        self.outage = Outage(self._attempts, wait, error)
+        self._set_status(Status.RECONNECTING)
+        await asyncio.sleep(wait)
+
+    async def _attempt(self) -> Peer:
+        """Make one attempt, all the way to a server that has let us in."""
+        self._set_status(Status.CONNECTING)
+        loop = asyncio.get_running_loop()
+        session = Session("client", now=loop.time(), **self._options)  # type: ignore[arg-type]  # the dict of its options
+        peer = self._trying = Peer(self._events, self._handlers, session)
+        peer.defer()
+        self._answer = loop.create_future()
+        try:
+            async with asyncio.timeout(self.limits.handshake_timeout):
+                await connect(
+                    self.address,
+                    lambda: peer.connection,
+                    allowed_uids=self._allowed_uids,
+                    tls=self._tls,
+                    server_hostname=None,
+                )
+                await self._answer
+                await self._restore(peer)
+        except TimeoutError:
+            peer.connection.abort()
+            seconds = self.limits.handshake_timeout
+            raise ConnectError(f"no answer to CONNECTION within {seconds:g} s", transient=True) from None
+        except ConnectionLost as exc:
+            raise ConnectError(f"the server hung up: {exc}", transient=True) from exc
+        except BaseException:
+            peer.connection.abort()
+            raise
+        finally:
+            self._trying = self._answer = None
+        self._stand(peer)
+        return peer
+
+    def _made(self, peer: Peer) -> None:
+        payload = None if self._payload is None else peer.protocol.codec.encode(self._payload)
+        peer.protocol.open(payload, id=self.id, upgrade_to=self._upgrade)
+        self._set_status(Status.CONNECTED)
+        peer.connection.flush_soon()
+
+    def _opened(self, peer: Peer, welcome: Welcome) -> None:
+        peer.id = welcome.id if isinstance(welcome.id, str) else str(welcome.id)
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(None)
+
+    def _stand(self, peer: Peer) -> None:
+        self.id, self._peer, self.outage = peer.id, peer, None
+        self._ready_at = asyncio.get_running_loop().time()
+        if self._paused:
+            peer.pause()
+        self._set_status(Status.READY)
+        self.on_ready.fire(peer)
+        self._wake_waiting()
+
+    def _lost(self, peer: Peer, error: InterphoneError) -> None:
+        """A connection ended: of an attempt, or the one that stood."""
+        if peer is self._trying and self._answer is not None and not self._answer.done():
+            self._answer.set_exception(
+                error if isinstance(error, ConnectError | ConnectionLost) else HandshakeError(str(error))
+            )
+        if peer is not self._peer:
+            return
+        self._peer = None
+        self._set_status(Status.DISCONNECTED)
+        goodbye = peer.protocol.goodbye
+        for_good = goodbye is not None and not goodbye.a
+        if self._closing or for_good or self._backoff is None:
+            self._finish(error)
+        else:
+            self._come_back(error)
+
+    def _come_back(self, error: InterphoneError) -> None:
+        for subscription in self._local.all():
+            subscription.put_gap()
+        assert self._backoff is not None
+        if asyncio.get_running_loop().time() - self._ready_at >= self._backoff.reset_after:
+            self._attempts = 0
+        self._attempts = max(self._attempts, 1)  # the connection that was lost counts as one
+        self._effort = self._tasks.start(self._return(error))
+
+    async def _return(self, error: InterphoneError) -> Peer:
+        try:
+            assert self._backoff is not None
+            if self._attempts == self._backoff.attempts:
+                raise error
+            await self._pause_before_retry(error)
+            peer = await self._establish()
+        except InterphoneError as exc:
+            self._effort = None
+            self._report(exc)
+            self._finish(exc if isinstance(exc, ConnectionLost) else ConnectionLost(exc))
+            raise asyncio.CancelledError from exc  # nobody awaits this task
+        self._effort = None
+        peer.release()
+        return peer
+
+    def _finish(self, error: InterphoneError) -> None:
+        """The client's life is over, until somebody connects it again."""
+        self._end, self.outage, self._ready_at = error, None, 0.0
+        goodbye = isinstance(error, ConnectionClosed)
+        self._local.end(None if goodbye else error)
+        self._set_status(Status.IDLE)
+        self._fail_waiting(error)
+        self.on_close.fire(reason_of(error))
+
+    def _set_status(self, status: Status) -> None:
+        if status is not self.status:
+            self.status = status
+            self.on_status.fire(status)
+
+    # Waiting for a connection
+
+    async def _standing(self, timeout: float | None) -> Peer:
+        """The peer, once there is one.
+
+        Raises:
+            RequestTimeout: None came back in time; nothing was sent.
+            ConnectionLost: There is none, and none will come.
+        """
+        if self._peer is not None:
+            return self._peer
+        try:
+            async with asyncio.timeout(timeout):
+                await self._wait_for(lambda: self._peer is not None)
+        except TimeoutError:
+            assert timeout is not None
+            raise RequestTimeout(timeout, delivery="not_sent") from None
+        assert self._peer is not None
+        return self._peer
+
+    async def _wait_for(self, reached: Callable[[], bool]) -> None:
+        while not reached():
+            if self.status is Status.IDLE and self._effort is None:
+                raise self._absence()
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiting.discard(waiter)
+
+    def _absence(self) -> InterphoneError:
+        if isinstance(self._end, ConnectionClosed):
+            return ConnectionClosed(self._end.reason, by_peer=self._end.by_peer, delivery="not_sent")
+        if self._end is not None:
+            return ConnectionLost(reason_of(self._end), delivery="not_sent")
+        if self.status is not Status.IDLE:
+            return ConnectionLost("it is being restored", delivery="not_sent")
+        return LocalProtocolError("the client is not connected: await client.connect() first")
+
+    def _wake_waiting(self) -> None:
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _fail_waiting(self, error: InterphoneError) -> None:
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_exception(ConnectionLost(reason_of(error), delivery="not_sent"))
+
+    # Verbs
+
+    async def send(self, data: object, *, timeout: float | None = DEFAULT_TIMEOUT) -> None:
+        """As `Peer.send`; while there is no connection, wait for one up to `timeout` seconds."""
+        await (await self._standing(timeout)).send(data)
+
+    @overload
+    async def request(
+        self, data: object, *, returns: type[T], timeout: float | None = DEFAULT_TIMEOUT
+    ) -> T: ...
+    @overload
+    async def request(
+        self, data: object, *, returns: Any = Any, timeout: float | None = DEFAULT_TIMEOUT
+    ) -> Any: ...
+    async def request(
+        self, data: object, *, returns: Any = Any, timeout: float | None = DEFAULT_TIMEOUT
+    ) -> Any:
+        """As `Peer.request`; the time until there is a connection counts, too."""
+        if self._peer is not None:
+            return await self._peer.request(data, returns=returns, timeout=timeout)
+        started = asyncio.get_running_loop().time()
+        peer = await self._standing(timeout)
+        if timeout is not None:
+            timeout -= asyncio.get_running_loop().time() - started
+        return await peer.request(data, returns=returns, timeout=timeout)
+
+    async def ping(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> float:
+        """As `Peer.ping`."""
+        return await (await self._standing(timeout)).ping(timeout=timeout)
+
+    def pause(self) -> None:
+        """Stop reading what the server sends, also after a reconnection, until `resume`."""
+        self._paused = True
+        if self._peer is not None:
+            self._peer.pause()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._paused = False
+        if self._peer is not None:
+            self._peer.resume()
+
+    # Publish and subscribe
+
+    async def publish(
+        self, topic: str, value: object, *, timeout: float | None = DEFAULT_TIMEOUT
+    ) -> Receipt:
+        """Publish by way of the server, to everybody who subscribed to the topic.
+
+        Raises:
+            TopicError: `topic` is no name for one.
+            Unsupported: The server has no publish/subscribe.
+            RequestTimeout: No answer in time.
+            ConnectionLost: The connection ended before the answer came.
+        """
+        check_topic(topic)
+        peer = await self._standing(timeout)
+        payload = peer.protocol.codec.encode(value)
+        if peer.connection.crowded():
+            await peer.connection.writable()
+        answer = await peer.ask(peer.protocol.ask_to_publish, topic, payload, timeout=timeout)
+        _check_result(answer)
+        return Receipt(answer.get("matched"), answer.get("queued"), answer.get("dropped"))
+
+    @overload
+    def subscribe(
+        self,
+        *topics: str,
+        of: type[T],
+        overflow: OverflowPolicy = ...,
+        queue: int = ...,
+        gaps: bool = ...,
+    ) -> Subscription[T]: ...
+    @overload
+    def subscribe(
+        self,
+        *topics: str,
+        of: Any = Any,
+        overflow: OverflowPolicy = ...,
+        queue: int = ...,
+        gaps: bool = ...,
+    ) -> Subscription[Any]: ...
+    def subscribe(
+        self,
+        *topics: str,
+        of: Any = Any,
+        overflow: OverflowPolicy = "disconnect",
+        queue: int = MAX_QUEUE,
+        gaps: bool = False,
+    ) -> Subscription[Any]:
+        """Subscribe: ``async with client.subscribe("a", "b", of=Item) as items``.
+
+        It yields `Publication`s, and lives on through reconnections.
+
+        Args:
+            topics: One or more.
+            of: Type of the values.
+            overflow: What a full queue does.
+            queue: Publications it holds.
+            gaps: Whether to yield a `Gap` after the connection was away.
+        """
+        return Subscription(self, topics, of, overflow=overflow, queue=queue, gaps=gaps)
+
+    def on_topic(
+        self, *topics: str, of: Any = Any, overflow: OverflowPolicy = "drop_oldest"
+    ) -> Callable[[TopicHandlerT], TopicHandlerT]:
+        """Handle publications, one at a time, in order, as long as the client lives.
+
+            @client.on_topic("news", of=Item)
+            async def read(publication: Publication[Item]) -> None: ...
+        """
+
+        def register(handler: TopicHandlerT) -> TopicHandlerT:
+            reader = TopicHandler(self, topics, of, handler, self._tasks, overflow=overflow)
+            self._local.add(reader)
+            if self._peer is not None:
+                self._tasks.spawn(self._attach_later(reader))
+            return handler
+
+        return register
+
+    async def unsubscribe(self, *topics: str) -> None:
+        """End every subscription and handler of these topics here."""
+        for topic in topics:
+            for subscription in self._local.on(topic):
+                await subscription.unsubscribe(topic)
+
+    async def attach(self, subscription: Subscription[Any]) -> None:
+        """Subscribe at the server; for `Subscription`."""
+        peer = await self._standing(DEFAULT_TIMEOUT)
+        self._local.add(subscription)
+        try:
+            answer = await peer.ask(peer.protocol.subscribe, subscription.topics, timeout=DEFAULT_TIMEOUT)
+            _check_result(answer)
+        except BaseException:
+            self._local.remove(subscription, subscription.topics)
+            raise
+
+    async def _attach_later(self, reader: TopicHandler[Any]) -> None:
+        try:
+            await self.attach(reader)
+        except InterphoneError as exc:
+            self._report(exc)
+
+    async def detach(self, subscription: Subscription[Any], topics: Iterable[str]) -> None:
+        """Unsubscribe at the server from what nobody here wants any more; for `Subscription`."""
+        unwanted = self._local.remove(subscription, topics)
+        if unwanted and self._peer is not None:
+            peer = self._peer
+            with suppress(InterphoneError):  # gone, or it never knew: there is nothing left to end
+                await peer.ask(peer.protocol.unsubscribe, unwanted, timeout=DEFAULT_TIMEOUT)
+
+    async def _restore(self, peer: Peer) -> None:
+        """Subscribe again to everything that is wanted here, before the client is ready.
+
+        @isdk/ipc-server may still hold a dead subscription of this id, which would delay
+        every delivery: it is removed first (wire.md 18).
+        """
+        names = self._local.names()
+        if not names:
+            return
+        try:
+            if peer.protocol.isdk:
+                await peer.ask(peer.protocol.unsubscribe, names, timeout=DEFAULT_TIMEOUT)
+            _check_result(await peer.ask(peer.protocol.subscribe, names, timeout=DEFAULT_TIMEOUT))
+        except ConnectionLost:
+            raise
+        except InterphoneError as exc:
+            self._report(exc)
+
+    def _publication(self, peer: Peer, topic: str, raw: msgspec.Raw) -> None:
+        if not self._local.deliver(topic, raw, peer.protocol.codec):
+            peer.unheard += 1
+
+    # Failures
+
+    def _report_of(self, peer: Peer, error: Exception) -> None:
+        if peer is not self._trying or not isinstance(error, ConnectError):  # else `connect` raises it
+            self._report(error)
+
+    def _report_handler(self, error: Exception, args: tuple[object, ...]) -> None:
+        """A hook's handler raised. Who hears of errors and raises is only logged."""
+        if args and isinstance(args[0], Exception):
+            log_error(error)
+        else:
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        log_error(error)
+        self.on_error.fire(error)
+
+
+_payload_codec = Json(lenient=True)
+
+
+def _check_result(answer: object) -> None:
+    """A server that knows publish/subscribe answers {"result": …}."""
+    if not isinstance(answer, dict) or not isinstance(answer.get("result"), bool):
+        raise Unsupported("the server has no publish/subscribe: it answered something else")
+
+
+def _never(*_: object) -> None:
+    """Only a server hears of this."""

@@ -1,0 +1,324 @@
+"""Connection: moves bytes between one transport and one Session, and time into it.
+
+The only asyncio protocol. It is a `BufferedProtocol` with one receive buffer for all
+connections of a loop: stock asyncio pays three memory-map calls for each
+`Protocol.data_received`, and a buffer per connection would cost 64 KiB each.
+
+Writes are corked. The first message of a turn leaves at once; what comes while frames
+are being dispatched, or before the loop has turned, leaves together at the end of the
+turn or at `FLUSH_AT` bytes. One write per message would halve the throughput
+(benchmarks/bench_request.py), a cork that always waits would make two cores take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+from .errors import (
+    ConnectionLost,
+    ForkedError,
+    InterphoneError,
+    RemoteProtocolError,
+    WrongThread,
+)
+from .protocol.session import Reactions, Session
+from .protocol.states import State
+
+__all__ = ["Connection"]
+
+FLUSH_AT = 2048
+BUFFER = 64 * 1024
+
+_buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
+
+
+def _buffer_of(loop: asyncio.AbstractEventLoop) -> memoryview:
+    """The loop's receive buffer: filled and emptied within one callback, so it can be shared."""
+    if loop not in _buffers:
+        _buffers[loop] = memoryview(bytearray(BUFFER))
+    return _buffers[loop]
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One transport's life.
+
+    Attributes:
+        blocked: Whether a sender must wait for `writable`.
+        closed: A future, done when the transport is gone.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        react: Reactions,
+        *,
+        made: Callable[[], None],
+        lost: Callable[[InterphoneError], None],
+    ) -> None:
+        self._session = session
+        self._react = react
+        self._made = made
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
+        self._buffer = _buffer_of(self._loop)
+        self._transport: asyncio.Transport | None = None
+        self._dispatching = False
+        self._corked = False
+        self._sent = False  # a message left in this turn
+        self._stopped: set[str] = set()  # why we do not read
+        self._resuming = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._written = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self.blocked = False
+        self.closed: asyncio.Future[None] = self._loop.create_future()
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        limits = self._session.limits
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(limits.high_water, limits.low_water)
+        self._made()
+        self.arm()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._session.heard = self._loop.time()
+        self._dispatch(bytes(self._buffer[:nbytes]))
+
+    def eof_received(self) -> bool:
+        return False  # the transport flushes and closes itself, then tells `connection_lost`
+
+    def pause_writing(self) -> None:
+        self.blocked = True
+        if self._stall_timer is None:
+            self._watch_stall(self.taken)
+
+    def resume_writing(self) -> None:
+        self.blocked = False
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        session = self._session
+        error = session.error or ConnectionLost(_why(exc, cut=session.unfinished()))
+        for timer in (self._timer, self._end_timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._end_timer = self._stall_timer = None
+        session.lose(error, self._react)
+        self.blocked = False
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)  # its verb finds the session closed
+        if not self.closed.done():
+            self.closed.set_result(None)
+        self._lost(error)
+
+    # Reading
+
+    def _dispatch(self, data: bytes) -> None:
+        self._dispatching, self._sent = True, False
+        self._session.receive(data, self._react)
+        self._dispatched()
+
+    def _dispatched(self) -> None:
+        self._dispatching = False
+        if self._session.queued and not self._corked:
+            self._write()
+        if self._session.next_tick is not None:
+            self.arm()
+        if self._session.state is State.CLOSED:
+            self._finish()
+
+    def stop_reading(self, why: str) -> None:
+        """Read no further, not even what has been received already, until every reason is gone."""
+        if not self._stopped:
+            self._session.hold()
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.pause_reading()
+        self._stopped.add(why)
+
+    def go_on_reading(self, why: str) -> None:
+        """Take one reason back."""
+        self._stopped.discard(why)
+        if not self._stopped and not self._resuming:
+            self._resuming = True
+            self._loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._resuming = False
+        if self._stopped or self._transport is None or self._transport.is_closing():
+            return
+        self._session.heard = self._loop.time()
+        self._dispatching, self._sent = True, False
+        self._session.resume(self._react)
+        self._dispatched()
+        if not self._stopped and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    @property
+    def stopped(self) -> frozenset[str]:
+        """Why nothing is read at the moment; empty if it is."""
+        return frozenset(self._stopped)
+
+    # Writing
+
+    def flush_soon(self) -> None:
+        """Write what the session has queued: now, or with what else comes in this turn."""
+        if self._dispatching or self._corked:
+            if self._session.queued > FLUSH_AT:
+                self._write()
+        elif self._sent:
+            self._corked = True
+            self._loop.call_soon(self._uncork)
+        else:
+            self._sent = True
+            self._write()
+
+    def _uncork(self) -> None:
+        self._corked = self._sent = False
+        self._write()
+
+    def _write(self) -> None:
+        transport = self._transport
+        data = self._session.data_to_send()
+        if not data or transport is None or transport.is_closing():
+            return
+        if self.blocked and transport.get_write_buffer_size() > self._session.limits.hard_queue:
+            self.abort(RemoteProtocolError("the peer does not take what it is sent", code="slow-consumer"))
+            return
+        self._written += len(data)
+        transport.write(data)
+
+    async def writable(self) -> None:
+        """Wait until the peer has taken enough to be sent more, or is gone; first come, first served.
+
+        Cancelling is safe: the next in line goes on.
+        """
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.remove(waiter)
+            if not self.blocked and self._waiters:
+                self._loop.call_soon(self._wake)  # behind the write that follows in this step
+
+    def crowded(self) -> bool:
+        """Whether a sender must wait: the peer is slow, or others wait already."""
+        return self.blocked or bool(self._waiters)
+
+    def _wake(self) -> None:
+        if not self.blocked and self._waiters and not self._waiters[0].done():
+            self._waiters[0].set_result(None)
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that were sent here and that the peer's system has not taken."""
+        buffered = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return buffered + self._session.queued
+
+    @property
+    def taken(self) -> int:
+        """Bytes that the peer's system has taken so far."""
+        return self._written - (0 if self._transport is None else self._transport.get_write_buffer_size())
+
+    def _watch_stall(self, taken: int) -> None:
+        limits = self._session.limits
+        self._stall_timer = self._loop.call_later(limits.stalled_after, self._check_stall, taken)
+
+    def _check_stall(self, taken: int) -> None:
+        """Cut a peer off that took nothing while much was waiting for it."""
+        self._stall_timer = None
+        if not self.blocked:
+            return
+        if self.taken == taken and self.backlog > self._session.limits.soft_queue:
+            self.abort(RemoteProtocolError("the peer takes nothing of what it is sent", code="slow-consumer"))
+        else:
+            self._watch_stall(self.taken)
+
+    # Ending
+
+    def _finish(self) -> None:
+        """The session is over: flush, say so with an end of stream, and hang up."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            self._write()
+            transport.close()
+            self._abort_later()
+
+    def hang_up(self) -> None:
+        """After END: end our side of the stream, and give the other a moment to do the same."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        self._write()
+        if transport.can_write_eof():
+            transport.write_eof()
+        self._abort_later()
+
+    def _abort_later(self) -> None:
+        if self._end_timer is None:
+            self._end_timer = self._loop.call_later(self._session.limits.close_timeout, self._abort_now)
+
+    def _abort_now(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def abort(self, error: InterphoneError | None = None) -> None:
+        """End it now: what was queued is lost, and whoever waits for an answer hears of it."""
+        self._session.lose(error or ConnectionLost("aborted"), self._react)
+        self._session.data_to_send()
+        self._abort_now()
+
+    # Time
+
+    def arm(self) -> None:
+        """Make sure that `tick` is called when the session wants it."""
+        due = self._session.next_tick
+        if due is None or self.closed.done():
+            return
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._session.tick(self._loop.time(), self._react)
+        self._dispatched()
+
+    def check_caller(self) -> None:
+        """Raise unless this is the loop, the thread and the process the connection lives in.
+
+        Raises:
+            ForkedError: A forked child must make its own connection.
+            WrongThread: It is another thread or loop; use `interphone.blocking` there.
+        """
+        if asyncio._get_running_loop() is self._loop:
+            return
+        if os.getpid() != self._pid:
+            raise ForkedError("the connection belongs to the parent process: make a new one after fork")
+        raise WrongThread("the connection belongs to another event loop")
+
+    def extra(self, name: str) -> Any:
+        """What the transport knows, as asyncio's `get_extra_info`."""
+        return None if self._transport is None else self._transport.get_extra_info(name)
+
+
+def _why(exc: Exception | None, *, cut: bool) -> str:
+    if exc is not None:
+        return str(exc) or type(exc).__name__
+    return "the stream ended within a frame" if cut else "the other side hung up"

@@ -1,0 +1,78 @@
+"""Hook: a typed moment that user code can attach to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from inspect import iscoroutine
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+
+__all__ = ["Hook", "Runner"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Runner(Protocol):
+    """Where a hook's coroutines run, and who hears of their failures."""
+
+    def spawn(self, coroutine: Coroutine[Any, Any, object], /) -> None:
+        """Run a coroutine as a task of its own."""
+        ...
+
+    def report(self, error: Exception, args: tuple[object, ...], /) -> None:
+        """Hear of a handler that raised; `args` are what it was called with."""
+        ...
+
+
+class Hook(Generic[P]):
+    """A moment. Call it with a handler, or use it as a decorator, to be told of it.
+
+    Handlers that are plain functions run at once, in the order they were registered;
+    coroutines run as tasks. A handler that raises disturbs no other.
+
+        @server.on_connect
+        async def greet(peer: Peer, payload: object) -> None:
+            await peer.send("welcome")
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._handlers: list[Callable[P, object]] = []
+
+    def __call__(self, handler: Callable[P, R]) -> Callable[P, R]:
+        """Register a handler and return it."""
+        self._handlers.append(handler)
+        return handler
+
+    def __bool__(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._handlers)
+
+    def remove(self, handler: Callable[P, object]) -> None:
+        """Take a handler off; raise `ValueError` if it is not registered."""
+        self._handlers.remove(handler)
+
+    def fire(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Tell everybody; coroutines run as tasks."""
+        for coroutine in self.start(*args, **kwargs):
+            self._runner.spawn(self.guard(coroutine, args))
+
+    def start(self, *args: P.args, **kwargs: P.kwargs) -> list[Coroutine[Any, Any, object]]:
+        """Call the plain handlers; return the coroutines of the others, not started."""
+        coroutines: list[Coroutine[Any, Any, object]] = []
+        for handler in tuple(self._handlers):
+            try:
+                result = handler(*args, **kwargs)
+            except Exception as exc:
+                self._runner.report(exc, args)
+            else:
+                if iscoroutine(result):
+                    coroutines.append(result)
+        return coroutines
+
+    async def guard(self, coroutine: Coroutine[Any, Any, object], args: tuple[object, ...]) -> None:
+        """Await a coroutine that `start` returned; report what it raises."""
+        try:
+            await coroutine
+        except Exception as exc:
+            self._runner.report(exc, args)

@@ -1,0 +1,8 @@
+"""The protocol without I/O, for whoever brings their own: see `session.Session`."""
+
+from __future__ import annotations
+
+from .session import Counts, Reactions, Session
+from .states import LEGAL, State
+
+__all__ = ["LEGAL", "Counts", "Reactions", "Session", "State"]

@@ -1,0 +1,225 @@
+"""Dialects: what a message looks like in bytes, and back.
+
+`ClassicJson` and `ClassicMessagePack` write the packets of the Node packages. An
+envelope is put around a payload that is bytes already, so a publication is encoded
+once however many subscribers it has.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Protocol
+
+import msgspec
+
+from ..errors import PayloadError
+from .messages import MESSAGE, REQUEST, RESPONSE, Failure, Packet
+from .payload import ABSENT, UNDEFINED, Codec, Json, MessagePack, lenient_json, lenient_msgpack
+
+__all__ = ["ClassicJson", "ClassicMessagePack", "Dialect"]
+
+
+class Dialect(Protocol):
+    """One way of writing messages."""
+
+    codec: Codec
+
+    def read(self, body: bytes) -> Packet | None:
+        """Return what a body says; None if it is well-formed and no packet.
+
+        Raises:
+            PayloadError: It is not even well-formed, or nests too deeply.
+        """
+        ...
+
+    def packet(
+        self,
+        kind: int,
+        payload: bytes | msgspec.Raw,
+        nonce: object = None,
+        *,
+        mark: str | None = None,
+        failure: Failure | None = None,
+    ) -> bytes:
+        """Return any packet; an `ABSENT` payload is left out."""
+        ...
+
+    def message(self, payload: bytes) -> bytes: ...
+    def request(self, payload: bytes, nonce: str) -> bytes: ...
+    def response(self, payload: bytes, nonce: object) -> bytes: ...
+
+    def publication(self, topic: str, payload: bytes | msgspec.Raw) -> bytes:
+        """Return the payload ``{"pub": topic, "message": payload}``."""
+        ...
+
+
+class ClassicJson:
+    """Packets as compact JSON, the default of the Node packages."""
+
+    def __init__(self, codec: Json) -> None:
+        self.codec: Codec = codec
+        self._encode = codec.encode
+
+    def read(self, body: bytes) -> Packet | None:
+        self.codec.check(body)
+        try:
+            return _json_packet(body)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+            if not self.codec.lenient:
+                raise PayloadError(f"no packet: {exc}") from exc
+        return _lenient_packet(body)
+
+    def packet(
+        self,
+        kind: int,
+        payload: bytes | msgspec.Raw,
+        nonce: object = None,
+        *,
+        mark: str | None = None,
+        failure: Failure | None = None,
+    ) -> bytes:
+        parts = [b'{"t":%d' % kind]
+        if payload:
+            parts += [b',"d":', bytes(payload)]
+        if nonce:
+            parts += [b',"n":', self._encode(nonce)]
+        if mark:
+            parts.append(b',"k":"%b"' % mark.encode())
+        if failure is not None:
+            parts += [b',"e":', self._encode(failure)]
+        parts.append(b"}")
+        return b"".join(parts)
+
+    # Hot path: one formatting each, for the packets that come by the thousand.
+
+    def message(self, payload: bytes) -> bytes:
+        return b'{"t":1,"d":%b}' % payload
+
+    def request(self, payload: bytes, nonce: str) -> bytes:
+        return b'{"t":2,"d":%b,"n":"%b"}' % (payload, nonce.encode())
+
+    def response(self, payload: bytes, nonce: object) -> bytes:
+        if type(nonce) is str and nonce.isalnum() and nonce.isascii():
+            return b'{"t":3,"d":%b,"n":"%b"}' % (payload, nonce.encode())
+        return self.packet(RESPONSE, payload, nonce)
+
+    def publication(self, topic: str, payload: bytes | msgspec.Raw) -> bytes:
+        if not payload:
+            return b'{"pub":%b}' % self._encode(topic)
+        return b'{"pub":%b,"message":%b}' % (self._encode(topic), bytes(payload))
+
+
+_json_packet = msgspec.json.Decoder(Packet).decode
+_BLANK = re.compile(r"[ \t\n\r]*")
+_scan = json.JSONDecoder(parse_constant=lambda name: _refuse(name)).raw_decode
+
+
+def _refuse(what: str) -> None:
+    raise ValueError(f"{what} is not JSON")
+
+
+def _lenient_packet(body: bytes) -> Packet | None:
+    """Read what msgspec refuses and Node does not, keeping `d` as it was written."""
+    value = lenient_json(body)
+    if value is None:
+        raise PayloadError("no packet: null")
+    if not isinstance(value, dict) or not _is_type(value.get("t")):
+        return None
+    text = body.decode("utf-8", "replace")
+    payload = msgspec.Raw(_span_of_d(text).encode()) if "d" in value else ABSENT
+    return Packet(int(value["t"]), payload, value.get("n"), value.get("k"), value.get("e"))
+
+
+def _is_type(value: object) -> bool:
+    return type(value) in (int, float) and float(value) == value // 1  # type: ignore[operator,arg-type]  # checked just before
+
+
+def _span_of_d(text: str) -> str:
+    """Return the last value of key `d` in an object that is known to be JSON."""
+    found = ""
+    at = _after_blank(text, text.index("{") + 1)
+    while text[at] != "}":
+        key, at = _scan(text, at)
+        start = _after_blank(text, _after_blank(text, at) + 1)  # behind the colon
+        _, at = _scan(text, start)
+        if key == "d":
+            found = text[start:at]
+        at = _after_blank(text, at)
+        if text[at] == ",":
+            at = _after_blank(text, at + 1)
+    return found
+
+
+def _after_blank(text: str, at: int) -> int:
+    match = _BLANK.match(text, at)
+    assert match is not None  # the pattern matches nothing, too
+    return match.end()
+
+
+class ClassicMessagePack:
+    """The same packets as MessagePack maps (net-ipc's option)."""
+
+    def __init__(self, codec: MessagePack) -> None:
+        self.codec: Codec = codec
+        self._encode = codec.encode
+
+    def read(self, body: bytes) -> Packet | None:
+        self.codec.check(body)
+        packet: Packet | None
+        try:
+            packet = _msgpack_packet(body)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+            if not self.codec.lenient:
+                raise PayloadError(f"no packet: {exc}") from exc
+            packet = self._read_lenient(body)
+        if packet is not None and bytes(packet.d) == UNDEFINED:
+            packet.d = ABSENT
+        return packet
+
+    def _read_lenient(self, body: bytes) -> Packet | None:
+        value = lenient_msgpack(body)
+        if not isinstance(value, dict) or not _is_type(value.get("t")):
+            return None
+        payload = msgspec.Raw(msgspec.msgpack.encode(value["d"])) if "d" in value else ABSENT
+        return Packet(int(value["t"]), payload, value.get("n"), value.get("k"), value.get("e"))
+
+    def packet(
+        self,
+        kind: int,
+        payload: bytes | msgspec.Raw,
+        nonce: object = None,
+        *,
+        mark: str | None = None,
+        failure: Failure | None = None,
+    ) -> bytes:
+        parts = [b"\xa1t%c" % kind, b"\xa1d", bytes(payload) or UNDEFINED]
+        if nonce:
+            parts += [b"\xa1n", self._encode(nonce)]
+        if mark:
+            parts += [b"\xa1k", self._encode(mark)]
+        if failure is not None:
+            parts += [b"\xa1e", self._encode(failure)]
+        keys = 2 + bool(nonce) + bool(mark) + (failure is not None)
+        return b"%c%b" % (0x80 | keys, b"".join(parts))
+
+    def message(self, payload: bytes) -> bytes:
+        return self.packet(MESSAGE, payload)
+
+    def request(self, payload: bytes, nonce: str) -> bytes:
+        return self.packet(REQUEST, payload, nonce)
+
+    def response(self, payload: bytes, nonce: object) -> bytes:
+        return self.packet(RESPONSE, payload, nonce)
+
+    def publication(self, topic: str, payload: bytes | msgspec.Raw) -> bytes:
+        if not payload:
+            return b"\x81\xa3pub" + self._encode(topic)
+        return b"\x82\xa3pub%b\xa7message%b" % (self._encode(topic), bytes(payload))
+
+
+def _extension(code: int, data: memoryview) -> Any:
+    return None  # only in `n`, `k` and `e`; what stands in `d` is decoded by its codec
+
+
+_msgpack_packet = msgspec.msgpack.Decoder(Packet, ext_hook=_extension).decode

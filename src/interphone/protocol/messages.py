@@ -1,0 +1,152 @@
+"""The vocabulary: packet types, and one Struct for each thing a packet may say.
+
+The classic packets are those of the Node packages, ``{"t", "d", "n"}``. Between two
+interphone ends, and only there, a packet has two more keys, which Node ignores:
+
+    k   the kind of a REQUEST or MESSAGE: "sub", "unsub", "pub"; absent for the user's own
+    e   a `Failure`: in a RESPONSE that is none, or the code of an END
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ..errors import (
+    ConnectionClosed,
+    InterphoneError,
+    Overloaded,
+    PayloadError,
+    RemoteError,
+    Unhandled,
+    Unsupported,
+)
+from .payload import ABSENT
+
+__all__ = [
+    "CONNECTION",
+    "END",
+    "MESSAGE",
+    "NODE_CODES",
+    "PING",
+    "PONG",
+    "REQUEST",
+    "RESPONSE",
+    "VERSION",
+    "Failure",
+    "Goodbye",
+    "Hello",
+    "Identity",
+    "Packet",
+    "Welcome",
+    "error_of",
+    "failure_of",
+]
+
+CONNECTION, MESSAGE, REQUEST, RESPONSE, PING, PONG, END = range(7)
+
+VERSION = 1
+"""Version of what two interphone ends say to each other beyond the Node wire."""
+
+
+class Packet(msgspec.Struct, gc=False):
+    """One classic frame. `d` is the payload as it came; `n` the nonce, any value."""
+
+    t: int
+    d: msgspec.Raw = ABSENT
+    n: Any = None
+    k: Any = None
+    e: Any = None
+
+
+class Identity(msgspec.Struct):
+    """The value of `interphone` in a CONNECTION: shows that this end is one of us."""
+
+    version: int = VERSION
+    dialects: tuple[str, ...] = ("classic",)
+
+
+class Hello(msgspec.Struct):
+    """The `d` of a client's CONNECTION.
+
+    Attributes:
+        extras: The payload given to `connect`.
+        id: The id the client had before, if any; any value from Node.
+        compress: Whether it asks for compression; UNSET if it did not say.
+        messagepack: The same for MessagePack.
+        interphone: The client's `Identity`, as it came, if it is one of us.
+    """
+
+    extras: msgspec.Raw = ABSENT
+    id: Any = None
+    compress: Any = msgspec.UNSET
+    messagepack: Any = msgspec.UNSET
+    interphone: Any = None
+
+
+class Welcome(msgspec.Struct):
+    """The `d` of the server's reply; absent keys are UNSET."""
+
+    id: Any = None
+    compress: Any = msgspec.UNSET
+    messagepack: Any = msgspec.UNSET
+    interphone: Any = None
+
+
+class Goodbye(msgspec.Struct):
+    """The `d` of END: the reason, and whether the client may reconnect."""
+
+    m: Any = None
+    a: Any = False
+
+
+class Failure(msgspec.Struct, omit_defaults=True):
+    """Why a request has no result.
+
+    Attributes:
+        code: One of the words in `NODE_CODES`, or of END: "refused", "full", "timeout",
+            "protocol-error", "too-big", "slow-consumer".
+        message: A sentence for people.
+        kind: Class name of the exception, for code "failed".
+        data: Whatever the handler added.
+    """
+
+    code: str
+    message: str = ""
+    kind: str = ""
+    data: Any = None
+
+
+NODE_CODES = {
+    "unhandled": -32601,  # JSON-RPC 2.0: method not found
+    "invalid": -32602,  # JSON-RPC 2.0: invalid params
+    "failed": -32000,  # and below: the range JSON-RPC leaves to servers
+    "overloaded": -32001,
+    "closing": -32002,
+    "unsupported": -32003,
+}
+"""The closed list of failure codes, and what they are called towards Node."""
+
+_CODES: dict[str, type[InterphoneError]] = {
+    "unhandled": Unhandled,
+    "overloaded": Overloaded,
+    "invalid": PayloadError,
+    "unsupported": Unsupported,
+}
+
+
+def failure_of(error: Exception) -> Failure:
+    """What the asker is told of an exception in a handler: never a traceback."""
+    if isinstance(error, RemoteError):
+        return Failure("failed", error.message, error.kind, error.data)
+    return Failure("failed", str(error), type(error).__name__)
+
+
+def error_of(failure: Failure) -> InterphoneError:
+    """The exception an asker gets for a failure at the other end."""
+    if failure.code == "closing":
+        return ConnectionClosed(failure.message or None, by_peer=True, delivery="not_sent")
+    if failure.code in _CODES:
+        return _CODES[failure.code](failure.message)
+    return RemoteError(failure.message, kind=failure.kind or "RemoteError", data=failure.data)

@@ -1,0 +1,380 @@
+"""User values and their bytes, for every codec of the wire.
+
+Two codecs, `Json` and `MessagePack`, each strict (between interphone ends) or lenient
+(towards Node). The fast path is msgspec's. Where msgspec refuses what Node accepts, a
+lenient codec tries once more, slowly: lone surrogates, bad UTF-8 (each bad sequence
+becomes U+FFFD), numbers like ``1e400``, integers no 64 bits hold. NaN and Infinity are
+written as null in JSON and refused on input, in both ways of working.
+
+A payload stays `msgspec.Raw` until somebody who knows its type decodes it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Protocol
+
+import msgspec
+
+from ..errors import PayloadError
+
+__all__ = [
+    "ABSENT",
+    "UNDEFINED",
+    "Codec",
+    "Json",
+    "MessagePack",
+    "check_json_depth",
+    "check_msgpack_depth",
+    "lenient_json",
+    "lenient_msgpack",
+]
+
+ABSENT = msgspec.Raw()
+"""The payload that is not there: JavaScript's undefined. Python sees None."""
+
+UNDEFINED = b"\xd4\x00\x00"  # how msgpackr writes undefined
+
+Bytes = bytes | bytearray | memoryview | msgspec.Raw
+
+
+class Codec(Protocol):
+    """One way of writing values."""
+
+    lenient: bool
+    max_depth: int
+
+    def encode(self, value: object) -> bytes:
+        """Return `value` as bytes; raise `PayloadError` if it has no such form."""
+        ...
+
+    def decode(self, raw: Bytes, of: Any = Any) -> Any:
+        """Return the value in `raw` as an `of`; raise `PayloadError` if it is none."""
+        ...
+
+    def check(self, body: bytes) -> None:
+        """Raise `PayloadError` if `body` nests deeper than the limit."""
+        ...
+
+
+# JSON
+
+
+class Json:
+    """JSON by msgspec; lenient towards Node."""
+
+    def __init__(self, *, lenient: bool = False, max_depth: int = 64) -> None:
+        self.lenient = lenient
+        self.max_depth = max_depth
+
+    def encode(self, value: object) -> bytes:
+        try:
+            encoded = _encode_json(value)
+        except RecursionError:
+            raise PayloadError("the value nests too deeply, or contains itself") from None
+        except UnicodeEncodeError as exc:
+            if not self.lenient:
+                raise PayloadError(f"a string is no valid Unicode: {exc}") from exc
+            encoded = _lenient_json_bytes(value)
+        except Exception as exc:  # noqa: BLE001  whatever a user's type raises while it is encoded
+            raise PayloadError(f"the value cannot be encoded: {exc}") from exc
+        check_json_depth(encoded, self.max_depth)
+        return encoded
+
+    def decode(self, raw: Bytes, of: Any = Any) -> Any:
+        try:
+            return _json_decoder(of)(raw)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+            if not self.lenient:
+                raise PayloadError(str(exc)) from exc
+        return _converted(lenient_json(bytes(raw)), of)
+
+    def check(self, body: bytes) -> None:
+        check_json_depth(body, self.max_depth + 1)  # the packet around the payload
+
+
+_encode_json = msgspec.json.Encoder().encode
+
+
+@lru_cache(maxsize=1024)
+def _json_decoder(of: Any) -> Any:
+    return msgspec.json.Decoder(of).decode
+
+
+def lenient_json(body: bytes) -> Any:
+    """Decode as ``JSON.parse`` would: surrogates pass, bad UTF-8 becomes U+FFFD."""
+    text = body.decode("utf-8", "replace")
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as exc:
+        raise PayloadError(f"no JSON: {exc}") from exc
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _lenient_json_bytes(value: object) -> bytes:
+    try:
+        plain = msgspec.to_builtins(value, str_keys=True)
+        text = json.dumps(_finite(plain), allow_nan=False, separators=(",", ":"))
+    except Exception as exc:  # noqa: BLE001  whatever a user's type raises while it is encoded
+        raise PayloadError(f"the value cannot be encoded: {exc}") from exc
+    return text.encode()
+
+
+def _finite(value: Any) -> Any:
+    """Replace what JSON lacks by null, as ``JSON.stringify`` does."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _converted(value: Any, of: Any) -> Any:
+    if of is Any:
+        return value
+    try:
+        return msgspec.convert(value, of)
+    except (msgspec.MsgspecError, ValueError) as exc:
+        raise PayloadError(str(exc)) from exc
+
+
+# MessagePack
+
+
+class MessagePack:
+    """MessagePack by msgspec; towards Node with msgpackr's habits."""
+
+    def __init__(self, *, lenient: bool = False, max_depth: int = 64) -> None:
+        self.lenient = lenient
+        self.max_depth = max_depth
+
+    def encode(self, value: object) -> bytes:
+        try:
+            encoded = _encode_msgpack(_for_node(value) if self.lenient else value)
+        except RecursionError:
+            raise PayloadError("the value nests too deeply, or contains itself") from None
+        except Exception as exc:  # noqa: BLE001  whatever a user's type raises while it is encoded
+            raise PayloadError(f"the value cannot be encoded: {exc}") from exc
+        check_msgpack_depth(encoded, self.max_depth)
+        return encoded
+
+    def decode(self, raw: Bytes, of: Any = Any) -> Any:
+        try:
+            return _msgpack_decoder(of)(raw)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+            if not self.lenient:
+                raise PayloadError(str(exc)) from exc
+        return _converted(lenient_msgpack(bytes(raw)), of)
+
+    def check(self, body: bytes) -> None:
+        check_msgpack_depth(body, self.max_depth + 1)
+
+
+_encode_msgpack = msgspec.msgpack.Encoder().encode
+
+
+@lru_cache(maxsize=1024)
+def _msgpack_decoder(of: Any) -> Any:
+    return msgspec.msgpack.Decoder(of, ext_hook=_extension).decode
+
+
+def _extension(code: int, data: memoryview) -> Any:
+    if code == 0:  # msgpackr's undefined
+        return None
+    raise ValueError(f"unknown MessagePack extension {code}")
+
+
+def _for_node(value: object) -> Any:
+    """Write integers beyond 32 bits as floats where that is exact: Node makes others BigInt."""
+    return _narrowed(msgspec.to_builtins(value, builtin_types=_MSGPACK_TYPES))
+
+
+_MSGPACK_TYPES = (bytes, bytearray, memoryview, datetime)
+
+
+def _narrowed(value: Any) -> Any:
+    kind = type(value)
+    if kind is int:
+        wide = not -(2**31) <= value < 2**32
+        return float(value) if wide and abs(value) <= 2**1000 and float(value) == value else value
+    if kind is str:
+        return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    if kind is dict:
+        return {_narrowed(key): _narrowed(item) for key, item in value.items()}
+    if kind is list or kind is tuple:
+        return [_narrowed(item) for item in value]
+    return value
+
+
+def lenient_msgpack(body: bytes) -> Any:
+    """Decode as msgpackr would: bad UTF-8 becomes U+FFFD."""
+    return _LenientReader(body).value()
+
+
+class _LenientReader:
+    """Reads MessagePack as msgpackr does, with U+FFFD for bad UTF-8. Only for what msgspec refuses."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def value(self) -> Any:
+        try:
+            value = self._read()
+        except (IndexError, struct.error, ValueError, RecursionError) as exc:
+            raise PayloadError(f"no MessagePack: {exc}") from exc
+        if self._at != len(self._data):
+            raise PayloadError("no MessagePack: bytes are left over")
+        return value
+
+    def _read(self) -> Any:
+        lead = self._number(">B")
+        if lead < 0x80:
+            return lead
+        if lead < 0x90:
+            return self._map(lead & 15)
+        if lead < 0xA0:
+            return [self._read() for _ in range(lead & 15)]
+        if lead < 0xC0:
+            return self._text(lead & 31)
+        if lead >= 0xE0:
+            return lead - 256
+        return self._long(lead)
+
+    def _long(self, lead: int) -> Any:
+        if lead in _CONSTANTS:
+            return _CONSTANTS[lead]
+        if lead in _NUMBERS:
+            return self._number(_NUMBERS[lead])
+        if lead in _SIZED:
+            size, make = _SIZED[lead]
+            return make(self, self._number(size))
+        if 0xD4 <= lead <= 0xD8:
+            return self._extension(1 << (lead - 0xD4))
+        raise ValueError(f"unknown lead byte {lead:#x}")
+
+    def _number(self, form: str) -> Any:
+        (number,) = struct.unpack_from(form, self._data, self._at)
+        self._at += struct.calcsize(form)
+        return number
+
+    def _bytes(self, size: int) -> bytes:
+        if self._at + size > len(self._data):
+            raise IndexError("the data ends too early")
+        self._at += size
+        return self._data[self._at - size : self._at]
+
+    def _text(self, size: int) -> str:
+        return self._bytes(size).decode("utf-8", "replace")
+
+    def _array(self, size: int) -> list[Any]:
+        return [self._read() for _ in range(size)]
+
+    def _map(self, size: int) -> dict[Any, Any]:
+        return {self._read(): self._read() for _ in range(size)}
+
+    def _extension(self, size: int) -> Any:
+        code = self._number(">b")
+        data = self._bytes(size)
+        if code == -1:
+            header = _extension_header(size)
+            return msgspec.msgpack.decode(header + b"\xff" + data)
+        return _extension(code, memoryview(data))
+
+
+_CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
+_NUMBERS = dict(
+    zip(range(0xCA, 0xD4), (">f", ">d", ">B", ">H", ">I", ">Q", ">b", ">h", ">i", ">q"), strict=True)
+)
+_SIZED: dict[int, tuple[str, Any]] = {
+    **{0xC4 + n: (form, _LenientReader._bytes) for n, form in enumerate((">B", ">H", ">I"))},
+    **{0xC7 + n: (form, _LenientReader._extension) for n, form in enumerate((">B", ">H", ">I"))},
+    **{0xD9 + n: (form, _LenientReader._text) for n, form in enumerate((">B", ">H", ">I"))},
+    **{0xDC + n: (form, _LenientReader._array) for n, form in enumerate((">H", ">I"))},
+    **{0xDE + n: (form, _LenientReader._map) for n, form in enumerate((">H", ">I"))},
+}
+
+
+def _extension_header(size: int) -> bytes:
+    fixed = {1: 0xD4, 2: 0xD5, 4: 0xD6, 8: 0xD7, 16: 0xD8}
+    return bytes([fixed[size]]) if size in fixed else bytes([0xC7, size])
+
+
+# Depth
+
+_OPENERS = b"[{"
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_ONLY_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_ROUND = bytes.maketrans(b"{}", b"[]")
+
+
+def check_json_depth(body: bytes, limit: int) -> None:
+    """Raise `PayloadError` if `body` nests deeper than `limit`, whatever the stack is like.
+
+    Most bodies have fewer brackets in all than the limit, and cost one pass in C. For the
+    others strings are cut out and innermost pairs removed: each round is one level.
+    """
+    if len(body) - len(body.translate(None, _OPENERS)) <= limit:
+        return
+    brackets = _STRING.sub(b"", body).translate(_ROUND, _ONLY_BRACKETS)
+    for _ in range(limit):
+        fewer = brackets.replace(b"[]", b"")
+        if len(fewer) == len(brackets):
+            break
+        brackets = fewer
+    if brackets.count(b"[") > 0 and (b"[]" in brackets or brackets.count(b"[") > limit):
+        raise PayloadError(f"the value nests deeper than {limit}")
+
+
+_MSGPACK_OPENERS = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
+
+
+def check_msgpack_depth(body: bytes, limit: int) -> None:
+    """The same for MessagePack; a body that is none is left to the decoder to refuse."""
+    if len(body) - len(body.translate(None, _MSGPACK_OPENERS)) <= limit:
+        return
+    at, end, left = 0, len(body), [1]  # how many items each open container still lacks
+    while at < end and left:
+        items, at = _skip(body, at)
+        left[-1] -= 1
+        if items is not None:
+            left.append(items)
+            if len(left) - 1 > limit:
+                raise PayloadError(f"the value nests deeper than {limit}")
+        while left and not left[-1]:
+            left.pop()
+
+
+def _skip(body: bytes, at: int) -> tuple[int | None, int]:
+    """Return how many items the container at `at` has (None: it is none), and what is next."""
+    lead = body[at]
+    if lead < 0x80 or lead >= 0xE0:
+        return None, at + 1
+    if lead < 0xA0:
+        return (lead & 15) << (lead < 0x90), at + 1
+    if lead < 0xC0:
+        return None, at + 1 + (lead & 31)
+    extra, width = _WIDTHS[lead]
+    size = int.from_bytes(body[at + 1 : at + 1 + width])
+    if lead >= 0xDC:
+        return size << (lead >= 0xDE), at + 1 + width
+    return None, at + 1 + width + size + extra
+
+
+_WIDTHS = {lead: (0, 0) for lead in range(0xC0, 0xE0)}
+_WIDTHS |= {lead: (0, 1 << n) for first in (0xC4, 0xD9) for n, lead in enumerate(range(first, first + 3))}
+_WIDTHS |= {0xC7 + n: (1, 1 << n) for n in range(3)}
+_WIDTHS |= {0xCA: (4, 0), 0xCB: (8, 0)}
+_WIDTHS |= {0xCC + n: (1 << n, 0) for n in range(4)} | {0xD0 + n: (1 << n, 0) for n in range(4)}
+_WIDTHS |= {0xD4 + n: (1 + (1 << n), 0) for n in range(5)}
+_WIDTHS |= {0xDC: (0, 2), 0xDD: (0, 4), 0xDE: (0, 2), 0xDF: (0, 4)}

@@ -1,0 +1,820 @@
+"""Session: one end of one connection, as a state machine without I/O.
+
+It knows no event loop, socket, clock, thread or logger. A driver gives it bytes and time,
+and takes bytes from it:
+
+    session.receive(data, react)       bytes in; one call of a reaction per event
+    session.lose(error, react)         the transport is gone; every waiting token fails
+    session.data_to_send()             everything queued, in one piece
+    session.tick(now, react)           deadlines and heartbeats
+    session.next_tick                  when to call `tick`, or None: an attribute
+    session.resume(react)              go on after `hold`
+
+Verbs (`request`, `respond`, `send`, …) only queue. `receive` never raises: what breaks the
+protocol is the last event, `violated`, so that bytes cut anywhere give the same events.
+
+The Session owns nonces, the pending table, deadlines and the question "is this legal
+now?". It stores an opaque token for each request: a Future in a driver, anything in a test.
+
+A connection opens in two moments. The server's driver gets `hello` and answers with
+`accept` or `refuse`; nothing else is read in between. The client's driver gets `opened`.
+Whether the other end is one of us (`interphone`) or a Node package is known from that
+exchange, and nothing is ever sniffed from a payload of one of us.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from ..errors import (
+    ConnectionClosed,
+    ConnectionLost,
+    HandshakeError,
+    InterphoneError,
+    LocalProtocolError,
+    MessageTooBig,
+    PayloadError,
+    Refused,
+    RemoteProtocolError,
+    RequestTimeout,
+)
+from ..limits import Limits
+from . import upgrade
+from .dialects import ClassicJson, ClassicMessagePack, Dialect
+from .messages import (
+    CONNECTION,
+    END,
+    MESSAGE,
+    NODE_CODES,
+    PING,
+    PONG,
+    REQUEST,
+    RESPONSE,
+    Failure,
+    Goodbye,
+    Hello,
+    Identity,
+    Packet,
+    Welcome,
+    error_of,
+)
+from .payload import ABSENT, Json, MessagePack
+from .states import LEGAL, State
+from .wire import Wire
+
+__all__ = ["Counts", "Nonce", "Reactions", "Role", "Session"]
+
+Role = Literal["client", "server"]
+Nonce = Any  # whatever the asker chose; echoed as it came
+
+PREAMBLE = b"IPC"
+ORPHAN = "closing orphaned connection"  # net-ipc's words for a connection that never opened
+MAX_UNREADABLE = 16  # bodies in a row that are no packet
+SHAPE = re.compile(rb'"?(?:pub|sub|unsub)')  # in either codec; a hint, decided by decoding
+LAG = 1.0  # seconds a tick may be late before it is our own delay that silenced the peer
+RESOLUTION = 0.005  # seconds between two sweeps of the pending table
+
+
+class Reactions(NamedTuple):
+    """What a driver does about each kind of event."""
+
+    hello: Callable[[Hello], None]
+    opened: Callable[[Welcome], None]
+    message: Callable[[msgspec.Raw], None]
+    request: Callable[[Nonce, msgspec.Raw], None]
+    answered: Callable[[object, msgspec.Raw], None]
+    failed: Callable[[object, InterphoneError], None]
+    subscribe: Callable[[Nonce, list[str]], None]
+    unsubscribe: Callable[[Nonce, list[str]], None]
+    publish: Callable[[Nonce, str, msgspec.Raw, msgspec.Raw], None]
+    publication: Callable[[str, msgspec.Raw], None]
+    goodbye: Callable[[Goodbye], None]
+    unreadable: Callable[[InterphoneError], None]
+    violated: Callable[[InterphoneError], None]
+
+
+class Counts(msgspec.Struct):
+    """What was dropped, and why. Nothing is dropped without being counted here.
+
+    Attributes:
+        late: Answers nobody waits for any more.
+        illegal: Packets not legal in the state they came in.
+        unknown: Well-formed frames that are no packet, or of an unknown type.
+        unreadable: Frames that are not well-formed.
+        unsendable: Answers whose asker is gone.
+    """
+
+    late: int = 0
+    illegal: int = 0
+    unknown: int = 0
+    unreadable: int = 0
+    unsendable: int = 0
+
+
+class Session:
+    """One end of one connection.
+
+    Attributes:
+        state: Where the connection is in its life.
+        interphone: Whether the other end has shown that it is one of us.
+        isdk: Whether the other end is @isdk/ipc-server (a client learns it from the reply).
+        topics: Topics this end is subscribed to at the other.
+        goodbye: The END that came, if one did.
+        error: Why the connection ended, once it did.
+        heard: Time of the last sign of life; the driver sets it.
+        next_tick: When `tick` has something to do, in the driver's clock; None: never.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        *,
+        limits: Limits | None = None,
+        compress: bool = False,
+        messagepack: bool = False,
+        upgrades: bool = False,
+        heartbeat: float | None = None,
+        now: float = 0.0,
+    ) -> None:
+        self.role = role
+        self.limits = limits or Limits()
+        self.state = State.OPENING
+        self.interphone = False
+        self.isdk = False
+        self.topics: set[str] = set()
+        self.goodbye: Goodbye | None = None
+        self.error: InterphoneError | None = None
+        self.counts = Counts()
+        self.heard = now
+        self._legal = LEGAL[State.OPENING]
+        self._compress = compress
+        self._messagepack = messagepack
+        self._upgrades = upgrades
+        self._heartbeat = heartbeat
+        self._wire = Wire(limit=self.limits.max_handshake_frame, max_pending=self.limits.max_pending)
+        self._dialect: Dialect = ClassicJson(Json(lenient=True, max_depth=self.limits.max_depth))
+        self._deflate: Any = None
+        self._inflate: Any = None
+        self._head = bytearray()  # what came before the first frame
+        self._in_head = role == "server"
+        self._upgrade = ""  # the name this client asked the server to upgrade to
+        self._hello: Packet | None = None
+        self._unreadable = 0
+        self._pinged = False
+        self._swept = 0.0
+        self._handshake_due = now + self.limits.handshake_timeout if role == "server" else None
+        self._heartbeat_due: float | None = None
+        self._pending_due: float | None = None
+        self.next_tick: float | None = self._handshake_due
+        self._packets: dict[int, Callable[[Packet], None]] = {
+            CONNECTION: self._on_hello if role == "server" else self._on_welcome,
+            MESSAGE: self._on_message,
+            REQUEST: self._on_request,
+            RESPONSE: self._on_response,
+            PING: self._on_ping,
+            PONG: self._on_pong,
+            END: self._on_end,
+        }
+
+    def __repr__(self) -> str:
+        kind = "interphone" if self.interphone else "isdk" if self.isdk else "node"
+        pending = len(self._wire.pending)
+        return f"<Session {self.role} {self.state.value}, peer {kind}, pending {pending}>"
+
+    # Receiving
+
+    def receive(self, data: bytes, react: Reactions) -> None:
+        """Take bytes from the wire; react to what they mean, in order."""
+        self._react = react
+        try:
+            if self._in_head:
+                data = self._take_head(data)
+            if not self._in_head:
+                self._wire.receive(data, self._take_frame)
+        except RemoteProtocolError as exc:
+            self._violate(exc)
+        except HandshakeError as exc:
+            self._end(exc)
+            react.violated(exc)
+
+    def hold(self) -> None:
+        """Take out no further frame, not even of bytes already received, until `resume`."""
+        self._wire.stopped = True
+
+    def resume(self, react: Reactions) -> None:
+        """Go on after `hold`, with what has been received meanwhile."""
+        if self.state is not State.CLOSED and self._hello is None:
+            self._wire.stopped = False
+            self.receive(b"", react)
+
+    def lose(self, error: InterphoneError, react: Reactions) -> None:
+        """End the session: the transport is gone. Every waiting token fails, now."""
+        if self.state is not State.CLOSED:
+            self._end(error)
+        self._fail_pending(react)
+
+    def unfinished(self) -> bool:
+        """Whether the bytes received so far end within a frame."""
+        return self._wire.unfinished() or bool(self._head)
+
+    def _take_head(self, data: bytes) -> bytes:
+        """Read the preamble or an HTTP head; return what is behind it."""
+        self._head += data
+        head = bytes(self._head)
+        if self.role == "server":
+            if head.startswith(PREAMBLE):
+                return self._head_done(head[len(PREAMBLE) :])
+            if not b"GET".startswith(head[:3]) and not PREAMBLE.startswith(head[:3]):
+                raise RemoteProtocolError("a preamble that is none", code="bad-preamble")
+            if not head.startswith(b"GET"):
+                return b""
+            if not self._upgrades:
+                raise RemoteProtocolError("an HTTP upgrade, which is off here", code="bad-upgrade")
+        found = upgrade.split_head(head)
+        if found is None:
+            return b""
+        if self.role == "server":
+            self._wire.put_raw(upgrade.reply(upgrade.read_request(found[0])))
+        else:
+            upgrade.check_reply(found[0], self._upgrade)
+            self._wire.put(self._opening)
+        return self._head_done(found[1])
+
+    def _head_done(self, rest: bytes) -> bytes:
+        self._in_head = False
+        self._head.clear()
+        return rest
+
+    def _take_frame(self, body: bytes) -> None:
+        try:
+            packet = self._dialect.read(self._inflated(body) if self._inflate else body)
+        except PayloadError as exc:
+            self._on_unreadable(exc)
+            return
+        self._unreadable = 0
+        if packet is None or packet.t not in self._packets:
+            self.counts.unknown += 1
+            if self.state is State.OPENING:
+                self._violate(RemoteProtocolError(ORPHAN, code="premature"))
+        elif packet.t in self._legal:
+            self._packets[packet.t](packet)
+        else:
+            self.counts.illegal += 1
+            if self.state is State.OPENING:
+                self._violate(RemoteProtocolError(ORPHAN, code="premature"))
+
+    def _inflated(self, body: bytes) -> bytes:
+        limit = self._wire.limit
+        try:
+            data: bytes = self._inflate.decompress(body, limit + 1)
+        except zlib.error as exc:
+            raise RemoteProtocolError(f"a frame that does not inflate: {exc}", code="bad-deflate") from exc
+        if len(data) > limit:
+            raise MessageTooBig(size=len(data), limit=limit)
+        if self._inflate.eof:
+            raise RemoteProtocolError("a deflate stream that ended", code="bad-deflate")
+        return data
+
+    def _on_unreadable(self, error: PayloadError) -> None:
+        self.counts.unreadable += 1
+        self._unreadable += 1
+        if self.state is State.OPENING:
+            self._violate(RemoteProtocolError(ORPHAN, code="premature"))
+        elif self._unreadable >= MAX_UNREADABLE:
+            error_text = f"{MAX_UNREADABLE} frames in a row that are no packet, the last: {error}"
+            self._violate(RemoteProtocolError(error_text))
+        else:
+            self._react.unreadable(error)
+
+    def _violate(self, error: InterphoneError) -> None:
+        """Say goodbye with the reason and end; the last event."""
+        if self.state is State.CLOSED:
+            return
+        if self._in_head:
+            self._wire.put_raw(upgrade.REFUSAL if self.role == "server" else b"")
+        elif self.state is not State.CLOSING:
+            code = getattr(error, "code", "protocol-error")
+            self._put_end(None if code == "timeout" else str(error), code=code)
+        self._end(error)
+        self._react.violated(error)
+
+    def _end(self, error: InterphoneError) -> None:
+        self._enter(State.CLOSED)
+        self.error = self.error or error
+        self._wire.stopped = True
+        self._handshake_due = self._heartbeat_due = None
+        self._note_due()
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self._legal = LEGAL[state]
+
+    # Opening
+
+    def open(
+        self,
+        payload: bytes | None = None,
+        *,
+        id: str | None = None,  # noqa: A002  the name on the wire
+        upgrade_to: str | None = None,
+        host: str | None = None,
+    ) -> None:
+        """Begin as a client: preamble and CONNECTION, or an HTTP head and then CONNECTION.
+
+        Raises:
+            MessageTooBig: The payload is over the limit of the handshake.
+        """
+        hello: dict[str, Any] = {"compress": self._compress, "messagepack": self._messagepack}
+        if payload is not None:
+            hello["extras"] = msgspec.Raw(payload)
+        if id is not None:
+            hello["id"] = id
+        hello["interphone"] = Identity()
+        opening = self._dialect.packet(CONNECTION, msgspec.json.encode(hello))
+        if len(opening) > self.limits.max_handshake_frame:
+            raise MessageTooBig(size=len(opening), limit=self.limits.max_handshake_frame)
+        if upgrade_to is None:
+            self._wire.put_raw(PREAMBLE)
+            self._wire.put(opening)
+        else:
+            self._wire.put_raw(upgrade.request(upgrade_to, host))
+            self._opening, self._upgrade, self._in_head = opening, upgrade_to, True
+
+    def _on_hello(self, packet: Packet) -> None:
+        hello = self._shape(packet.d, Hello)
+        if hello is None:
+            self._violate(RemoteProtocolError(ORPHAN, code="premature"))
+            return
+        self._handshake_due = None
+        self._note_due()
+        self._hello = packet
+        self.interphone = _is_identity(hello.interphone)
+        self._compress = self._compress and bool(hello.compress)
+        self._messagepack = self._messagepack and bool(hello.messagepack)
+        self.hold()
+        self._react.hello(hello)
+
+    def _shape(self, payload: msgspec.Raw, of: type[Any]) -> Any:
+        """Decode the `d` of a CONNECTION; None if it is null or absent, empty if no object."""
+        if not payload or bytes(payload) == b"null":
+            return None
+        try:
+            return self._dialect.codec.decode(payload, of)
+        except PayloadError:
+            return of()
+
+    def accept(self, id: str) -> None:  # noqa: A002  the name on the wire
+        """Let the client in that `hello` was about. Call `resume` afterwards."""
+        self._reply(id)
+        self._enter(State.OPEN)
+        self._opened()
+
+    def refuse(self, reason: Any = None, *, code: str = "refused", id: str = "") -> None:  # noqa: A002
+        """Turn the client away that `hello` was about; the driver hangs up after a moment.
+
+        A Node client gets a reply first: without one its `connect()` never settles (wire.md).
+        """
+        if not self.interphone:
+            self._reply(id)
+            self._switch()
+        self._hello = None
+        self._put_end(reason, code=code)
+        self._enter(State.CLOSING)
+        self.error = ConnectionClosed(reason)
+
+    def _reply(self, id: str) -> None:  # noqa: A002
+        assert self._hello is not None  # the driver answers a hello, once
+        hello = self._shape(self._hello.d, Hello)
+        welcome = Welcome(id=id)
+        if hello.compress is not msgspec.UNSET:
+            welcome.compress = self._compress
+        if hello.messagepack is not msgspec.UNSET:
+            welcome.messagepack = self._messagepack
+        reply = msgspec.to_builtins(welcome)
+        reply.pop("interphone")
+        if self.interphone:
+            reply["interphone"] = Identity()
+        self._wire.put(self._dialect.packet(CONNECTION, msgspec.json.encode(reply), self._hello.n))
+        self._hello = None
+
+    def _on_welcome(self, packet: Packet) -> None:
+        welcome = self._shape(packet.d, Welcome) or Welcome()
+        self.interphone = _is_identity(welcome.interphone)
+        self.isdk = welcome.compress is msgspec.UNSET and welcome.messagepack is msgspec.UNSET
+        self._compress = self._compress and bool(welcome.compress)
+        self._messagepack = self._messagepack and bool(welcome.messagepack)
+        self._enter(State.OPEN)
+        self._opened()
+        if self.isdk:
+            self._wire.pad = b'\x87{"t":7}'
+        self._react.opened(welcome)
+
+    def _opened(self) -> None:
+        """Both CONNECTION frames are plain JSON; everything after them is what was agreed."""
+        self._switch()
+        self._wire.limit = self.limits.max_frame
+        if self.interphone and self._heartbeat is not None:
+            self._heartbeat_due = self.heard + self._heartbeat
+            self._note_due()
+
+    def _switch(self) -> None:
+        lenient, depth = not self.interphone, self.limits.max_depth
+        if self._messagepack:
+            self._dialect = ClassicMessagePack(MessagePack(lenient=lenient, max_depth=depth))
+        else:
+            self._dialect = ClassicJson(Json(lenient=lenient, max_depth=depth))
+        if self._compress:
+            self._deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+            self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+
+    # What the other end says
+
+    def _on_message(self, packet: Packet) -> None:
+        if self.interphone:
+            if packet.k is None:
+                self._react.message(packet.d)
+                return
+            shape = self._publication(packet.d) if packet.k == "pub" else None
+        else:
+            shape = self._publication(packet.d)
+            if shape is None or shape[0] not in self.topics:  # not asked for: the user's data
+                self._react.message(packet.d)
+                return
+        if shape is None:
+            self.counts.unknown += 1
+        else:
+            self._react.publication(*shape)
+
+    def _publication(self, payload: msgspec.Raw) -> tuple[str, msgspec.Raw] | None:
+        keys = self._keys(payload)
+        topic = self._text(keys.get("pub"))
+        return None if topic is None else (topic, keys.get("message", ABSENT))
+
+    def _on_request(self, packet: Packet) -> None:
+        if self.interphone and packet.k is None:
+            self._react.request(packet.n, packet.d)
+        elif self.state is State.DRAINING:
+            self.fail(packet.n, Failure("closing", "the peer is closing"))
+        elif self.role == "server" and self._on_subscription(packet):
+            return
+        elif packet.k is not None and self.interphone:
+            self.fail(packet.n, Failure("unsupported", f"no such kind of request: {packet.k!r}"))
+        else:
+            self._react.request(packet.n, packet.d)
+
+    def _on_subscription(self, packet: Packet) -> bool:
+        """React to sub, unsub and pub; False if the request is the user's own."""
+        keys = self._keys(packet.d)
+        if self.interphone and packet.k not in keys:
+            return False
+        topic = self._text(keys.get("pub"))
+        if topic is not None:
+            self._react.publish(packet.n, topic, keys.get("message", ABSENT), packet.d)
+            return True
+        if len(keys) != 1:
+            return False
+        ((key, value),) = keys.items()
+        topics = self._texts(value)
+        if topics is None or key not in ("sub", "unsub"):
+            return False
+        (self._react.subscribe if key == "sub" else self._react.unsubscribe)(packet.n, topics)
+        return True
+
+    def _keys(self, payload: msgspec.Raw) -> dict[str, msgspec.Raw]:
+        """The members of an object that may be a publication or subscription; else nothing."""
+        if SHAPE.search(payload) is None:
+            return {}
+        try:
+            keys: dict[str, msgspec.Raw] = self._dialect.codec.decode(payload, dict[str, msgspec.Raw])
+        except PayloadError:
+            return {}
+        return keys
+
+    def _text(self, value: msgspec.Raw | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            text = self._dialect.codec.decode(value)
+        except PayloadError:
+            return None
+        return text if isinstance(text, str) and text else None
+
+    def _texts(self, value: msgspec.Raw) -> list[str] | None:
+        try:
+            texts = self._dialect.codec.decode(value)
+        except PayloadError:
+            return None
+        if isinstance(texts, str):
+            texts = [texts]
+        if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+            return None
+        return texts
+
+    def _on_response(self, packet: Packet) -> None:
+        entry = self._wire.settle(packet.n, RESPONSE)
+        if entry is None:
+            self.counts.late += 1
+        elif self.interphone and packet.e is not None:
+            self._react.failed(entry.token, error_of(_failure(packet.e)))
+        else:
+            self._react.answered(entry.token, packet.d)
+
+    def _on_ping(self, packet: Packet) -> None:
+        self._put(self._dialect.packet(PONG, packet.d, packet.n))
+
+    def _on_pong(self, packet: Packet) -> None:
+        entry = self._wire.settle(packet.n, PONG)
+        if entry is None:
+            self.counts.late += 1  # the pongs of heartbeats, too: they ask with no token
+        elif entry.token is not None:
+            self._react.answered(entry.token, packet.d)
+
+    def _on_end(self, packet: Packet) -> None:
+        goodbye = self._shape(packet.d, Goodbye)
+        if self.state is State.OPENING and self.role == "client":
+            failure = _failure(packet.e)
+            reason = goodbye.m if goodbye else None
+            refused: HandshakeError = HandshakeError(f"the server hung up: {reason}")
+            if packet.e is not None:
+                refused = Refused(reason, code=failure.code)
+            self._end(refused)
+            self._react.violated(refused)
+        elif goodbye is not None or self.interphone:  # Node ignores an END without d: so do we
+            self.goodbye = goodbye or Goodbye()
+            self.error = ConnectionClosed(self.goodbye.m, by_peer=True)
+            self._enter(State.CLOSED)
+            self._wire.stopped = True
+            self._react.goodbye(self.goodbye)
+
+    # What this end says
+
+    @property
+    def codec(self) -> Any:
+        """How payloads are written on this connection."""
+        return self._dialect.codec
+
+    @property
+    def flavour(self) -> tuple[type, bool]:
+        """Two sessions of one flavour write a publication in the same bytes."""
+        return type(self._dialect), self.interphone
+
+    @property
+    def pending(self) -> int:
+        """How many requests of ours wait for an answer."""
+        return len(self._wire.pending)
+
+    @property
+    def queued(self) -> int:
+        """Bytes waiting for `data_to_send`."""
+        return self._wire.queued
+
+    def data_to_send(self) -> bytes:
+        """Return everything queued, in one piece."""
+        return self._wire.take()
+
+    def send(self, payload: bytes) -> None:
+        """Say something that has no answer."""
+        self._require_open()
+        self._put(self._dialect.message(payload))
+
+    # Each verb that asks returns the nonce, for `forget`; its `token` comes back in
+    # `answered` or `failed`, exactly once, unless it is forgotten.
+
+    def request(
+        self, payload: bytes, token: object, *, now: float = 0.0, timeout: float | None = None
+    ) -> str:
+        """Ask something."""
+        self._require_open()
+        nonce = self._ask(token, now, timeout, RESPONSE)
+        return self._put_request(nonce, self._dialect.request(payload, nonce))
+
+    def ping(self, token: object, *, now: float = 0.0, timeout: float | None = None) -> str:
+        """Ask for a sign of life."""
+        self._require_open()
+        nonce = self._ask(token, now, timeout, PONG)
+        return self._put_request(nonce, self._dialect.packet(PING, ABSENT, nonce))
+
+    def subscribe(
+        self, topics: Iterable[str], token: object, *, now: float = 0.0, timeout: float | None = None
+    ) -> str:
+        """Ask the server for publications on these topics."""
+        names = list(topics)
+        nonce = self._put_marked("sub", self._names("sub", names), token, now, timeout)
+        self.topics.update(names)
+        return nonce
+
+    def unsubscribe(
+        self, topics: Iterable[str], token: object, *, now: float = 0.0, timeout: float | None = None
+    ) -> str:
+        """Ask the server to send them no more."""
+        names = list(topics)
+        self.topics.difference_update(names)
+        return self._put_marked("unsub", self._names("unsub", names), token, now, timeout)
+
+    def _names(self, key: str, names: list[str]) -> bytes:
+        encoded: bytes = self.codec.encode({key: names[0] if len(names) == 1 else names})
+        return encoded
+
+    def ask_to_publish(
+        self, topic: str, payload: bytes, token: object, *, now: float = 0.0, timeout: float | None = None
+    ) -> str:
+        """Ask the server to publish; the payload is encoded already."""
+        return self._put_marked("pub", self._dialect.publication(topic, payload), token, now, timeout)
+
+    def _put_marked(
+        self, kind: str, payload: bytes, token: object, now: float, timeout: float | None
+    ) -> str:
+        self._require_open()
+        nonce = self._ask(token, now, timeout, RESPONSE)
+        mark = kind if self.interphone else None
+        return self._put_request(nonce, self._dialect.packet(REQUEST, payload, nonce, mark=mark))
+
+    def publication(
+        self, topic: str, payload: bytes | msgspec.Raw, whole: msgspec.Raw | None = None
+    ) -> bytes:
+        """Return the body that delivers a publication in this session's flavour.
+
+        `whole` is the object a Node publisher sent: Node subscribers get all its keys.
+        """
+        value = self._dialect.publication(topic, payload) if whole is None or self.interphone else whole
+        return self._dialect.packet(MESSAGE, value, mark="pub" if self.interphone else None)
+
+    def message_body(self, payload: bytes) -> bytes:
+        """Return the body of a message in this session's flavour."""
+        return self._dialect.message(payload)
+
+    def deliver(self, body: bytes) -> None:
+        """Queue a body that `publication` or `message_body` made, for a session of its flavour."""
+        self._require_open()
+        self._put(body)
+
+    def respond(self, nonce: Nonce, payload: bytes) -> None:
+        """Answer a request. If the asker is gone the answer is dropped and counted.
+
+        Raises:
+            MessageTooBig: The answer is over the limit; nothing was sent.
+        """
+        if self.state in (State.OPEN, State.DRAINING):
+            self._put(self._dialect.response(payload, nonce))
+        else:
+            self.counts.unsendable += 1
+
+    def fail(self, nonce: Nonce, failure: Failure) -> None:
+        """Answer a request that has no result."""
+        if self.state not in (State.OPEN, State.DRAINING):
+            self.counts.unsendable += 1
+        elif self.interphone:
+            self._put(self._dialect.packet(RESPONSE, ABSENT, nonce, failure=failure))
+        else:
+            error = {"code": NODE_CODES[failure.code], "message": _sentence(failure), "data": failure.data}
+            if failure.data is None:
+                del error["data"]
+            shape = self.codec.encode({"jsonrpc": "2.0", "error": error})
+            self._put(self._dialect.packet(RESPONSE, shape, nonce))
+
+    def forget(self, nonce: str) -> None:
+        """Nobody waits for this answer any more; if it comes it is dropped and counted."""
+        self._wire.pending.pop(nonce, None)
+
+    def drain(self, reason: Any, react: Reactions) -> None:
+        """Take no new requests, and fail our own: the first half of a goodbye."""
+        if self.state in (State.OPENING, State.OPEN):
+            self._enter(State.DRAINING)
+            self.error = ConnectionClosed(reason)
+            self._heartbeat_due = None
+            self._fail_pending(react)
+
+    def say_goodbye(self, reason: Any, *, reconnect: bool = False) -> None:
+        """Queue END: nothing follows it."""
+        if self.state in (State.OPEN, State.DRAINING):
+            self._put_end(reason, reconnect=reconnect, code="closed")
+            self._enter(State.CLOSING)
+
+    def _put_end(self, reason: Any, *, code: str, reconnect: bool = False) -> None:
+        goodbye = {"a": reconnect} if reason is None else {"m": reason, "a": reconnect}
+        try:
+            payload = self.codec.encode(goodbye)
+        except PayloadError:
+            payload = self.codec.encode({"m": str(reason), "a": reconnect})
+        coded = self.interphone and code != "closed"
+        failure = Failure(code) if coded else None
+        self._put(self._dialect.packet(END, payload, failure=failure))
+
+    def _put(self, body: bytes) -> None:
+        if self._deflate is not None:
+            if len(body) > self._wire.limit:
+                raise MessageTooBig(size=len(body), limit=self._wire.limit)
+            body = self._deflate.compress(body) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
+        self._wire.put(body)
+
+    def _put_request(self, nonce: str, body: bytes) -> str:
+        try:
+            self._put(body)
+        except MessageTooBig:
+            del self._wire.pending[nonce]
+            raise
+        return nonce
+
+    def _require_open(self) -> None:
+        if self.state is State.OPEN:
+            return
+        if self.state is State.OPENING:
+            raise LocalProtocolError("the connection is not open yet")
+        if isinstance(self.error, ConnectionClosed):
+            raise ConnectionClosed(self.error.reason, by_peer=self.error.by_peer)
+        raise ConnectionLost(self.error, delivery="not_sent")
+
+    # Time
+
+    def _note_due(self) -> None:
+        due = (self._handshake_due, self._heartbeat_due, self._pending_due)
+        self.next_tick = min((time for time in due if time is not None), default=None)
+
+    def tick(self, now: float, react: Reactions) -> None:
+        """Do what is due: expire requests, ask for a sign of life, give up a silent peer."""
+        self._react = react
+        if self.next_tick is not None and now - self.next_tick > LAG:
+            self.heard = max(self.heard, now)  # it was we who slept
+        if self._handshake_due is not None and now >= self._handshake_due:
+            self._violate(RemoteProtocolError("no CONNECTION in time", code="timeout"))
+        if self._pending_due is not None and now >= self._pending_due:
+            self._expire(now)
+        if self._heartbeat_due is not None and now >= self._heartbeat_due:
+            self._beat(now)
+        self._note_due()
+
+    def _ask(self, token: object, now: float, timeout: float | None, answer: int) -> str:
+        deadline = None if timeout is None else now + timeout
+        nonce = self._wire.ask(token, deadline, timeout, answer)
+        if deadline is not None and (self._pending_due is None or deadline < self._pending_due):
+            self._pending_due = max(deadline, self._swept + RESOLUTION)
+            self._note_due()
+        return nonce
+
+    def _expire(self, now: float) -> None:
+        """Fail what is overdue, and find out when to look again."""
+        pending, soonest = self._wire.pending, None
+        for nonce, entry in list(pending.items()):
+            if entry.deadline is None:
+                continue
+            if entry.deadline <= now:
+                del pending[nonce]
+                assert entry.timeout is not None  # it has a deadline
+                if entry.token is not None:
+                    self._react.failed(entry.token, RequestTimeout(entry.timeout))
+            elif soonest is None or entry.deadline < soonest:
+                soonest = entry.deadline
+        self._swept = now
+        self._pending_due = None if soonest is None else max(soonest, now + RESOLUTION)
+
+    def _beat(self, now: float) -> None:
+        assert self._heartbeat is not None
+        silent = now - self.heard
+        if silent < self._heartbeat or self._wire.stopped:  # while we do not read it is not the peer
+            self._pinged = False
+            self._heartbeat_due = (now if self._wire.stopped else self.heard) + self._heartbeat
+        elif not self._pinged:
+            self._pinged = True
+            self._put(self._dialect.packet(PING, ABSENT, "heartbeat"))
+            self._heartbeat_due = now + self._heartbeat
+        else:
+            self._violate(RemoteProtocolError(f"no sign of life for {silent:.1f} s", code="silent"))
+
+    def _fail_pending(self, react: Reactions) -> None:
+        error = self.error or ConnectionLost()
+        pending = list(self._wire.pending.values())
+        self._wire.pending.clear()
+        self._pending_due = None
+        for entry in pending:
+            if entry.token is not None:
+                react.failed(entry.token, _copied(error))
+
+
+def _is_identity(value: object) -> bool:
+    """Whether the other end showed that it is one of us; what else it shows is for later."""
+    return isinstance(value, dict) and isinstance(value.get("version"), int)
+
+
+def _failure(value: object) -> Failure:
+    try:
+        return msgspec.convert(value, Failure)
+    except msgspec.ValidationError:
+        return Failure("failed", "a failure that cannot be read")
+
+
+def _sentence(failure: Failure) -> str:
+    return f"{failure.kind}: {failure.message}" if failure.kind else failure.message
+
+
+def _copied(error: InterphoneError) -> InterphoneError:
+    """One exception per waiter: a shared one would collect all their tracebacks."""
+    if isinstance(error, ConnectionClosed):
+        return ConnectionClosed(error.reason, by_peer=error.by_peer, delivery="maybe_sent")
+    if isinstance(error, ConnectionLost):
+        return ConnectionLost(error.reason, delivery="maybe_sent")
+    return ConnectionLost(error, delivery="maybe_sent")

@@ -1,0 +1,169 @@
+"""Wire: bytes to frames and frames to bytes, and the requests that wait for an answer.
+
+A frame is a length tag and a body. The tag is base 128, most significant digit first;
+the last digit, and only the last, has the high bit set (wire.md). A reader yields one
+frame at a time, and its `limit` may change between two frames.
+
+This class is the seam for a compiled twin: nothing above it sees a tag, and nothing in
+it knows what a body means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..errors import MessageTooBig, Overloaded, RemoteProtocolError
+
+__all__ = ["MAX_TAG", "Pending", "Wire", "tag"]
+
+MAX_TAG = 5  # digits: enough for 2**31 - 1, the largest the Node packages can write
+_SHORT_TAGS = 16_384  # one and two digits, made once
+
+
+def tag(size: int) -> bytes:
+    """Return the length tag of a body of `size` bytes."""
+    digits = [(size & 127) | 128]
+    while size := size >> 7:
+        digits.append(size & 127)
+    return bytes(reversed(digits))
+
+
+_TAGS = [tag(size) for size in range(_SHORT_TAGS)]
+
+
+class Pending(NamedTuple):
+    """A request of ours that waits: what to give back, until when, and for which answer."""
+
+    token: object
+    deadline: float | None
+    timeout: float | None
+    answer: int
+
+
+class Wire:
+    """Frames in, frames out, and the table of pending requests.
+
+    Attributes:
+        limit: Largest body accepted and sent, in bytes.
+        stopped: Set it and no further frame is taken out until it is cleared.
+        queued: Bytes waiting in the outgoing buffer.
+        pending: Requests of ours by nonce, oldest first.
+        pad: What to send behind a write that would leave one byte alone behind a 64 KiB
+            boundary, which a receiver of @isdk/ipc-server would not notice (wire.md D1).
+    """
+
+    __slots__ = (
+        "_held", "_need", "_next", "_out", "limit", "max_pending", "pad", "pending", "queued", "stopped"
+    )  # fmt: skip
+
+    def __init__(self, *, limit: int, max_pending: int) -> None:
+        self.limit = limit
+        self.max_pending = max_pending
+        self.stopped = False
+        self.queued = 0
+        self.pad = b""
+        self.pending: dict[str, Pending] = {}
+        self._next = 0
+        self._out: list[bytes] = []
+        self._held = bytearray()
+        self._need = 0
+
+    # In
+
+    def receive(self, data: bytes, take: Callable[[bytes], None]) -> None:
+        """Give each body that `data` completes to `take`; keep the rest.
+
+        Memory follows what was received, never what a tag claims.
+
+        Raises:
+            RemoteProtocolError: The tag is too long, or (`MessageTooBig`) the body is.
+        """
+        if self._held:
+            self._held += data
+            if len(self._held) < self._need:
+                return
+            data = bytes(self._held)
+            self._held.clear()
+        at, size, self._need = 0, len(data), 0
+        while at < size and not self.stopped:
+            digit = data[at]
+            start = at + 1
+            if digit > 127:
+                length = digit & 127
+            else:
+                length, start = self._long_tag(data, digit, start)
+                if not start:
+                    break
+            if length > self.limit:
+                raise MessageTooBig(size=length, limit=self.limit)
+            end = start + length
+            if end > size:
+                self._need = end - at
+                break
+            at = end
+            take(data[start:end])
+        if at < size:
+            self._held += data[at:] if at else data
+
+    def _long_tag(self, data: bytes, length: int, at: int) -> tuple[int, int]:
+        """Read the digits behind the first; return (length, where the body is), or (0, 0)."""
+        last = at - 1 + MAX_TAG
+        for position in range(at, min(last, len(data))):
+            digit = data[position]
+            length = (length << 7) | (digit & 127)
+            if digit > 127:
+                return length, position + 1
+        if len(data) >= last:
+            raise RemoteProtocolError(f"a length tag has more than {MAX_TAG} digits", code="bad-tag")
+        return 0, 0
+
+    def unfinished(self) -> bool:
+        """Whether a frame has begun and not ended."""
+        return bool(self._held)
+
+    # Out
+
+    def put(self, body: bytes) -> None:
+        """Queue one frame; raise `MessageTooBig` if it is over the limit."""
+        size = len(body)
+        if size > self.limit:
+            raise MessageTooBig(size=size, limit=self.limit)
+        self._out.append(_TAGS[size] if size < _SHORT_TAGS else tag(size))
+        self._out.append(body)
+        self.queued += size + 1
+
+    def put_raw(self, data: bytes) -> None:
+        """Queue bytes that are no frame: a preamble or an HTTP head."""
+        self._out.append(data)
+        self.queued += len(data)
+
+    def take(self) -> bytes:
+        """Return everything queued, in one piece."""
+        data = b"".join(self._out)
+        self._out.clear()
+        self.queued = 0
+        if self.pad and len(data) % 65_536 == 1:
+            data += self.pad
+        return data
+
+    # Requests of ours
+
+    def ask(self, token: object, deadline: float | None, timeout: float | None, answer: int) -> str:
+        """Note a request and return its nonce; nonces are never used twice."""
+        if len(self.pending) >= self.max_pending:
+            raise Overloaded(f"{self.max_pending} requests are waiting for an answer")
+        self._next += 1
+        nonce = str(self._next)
+        self.pending[nonce] = Pending(token, deadline, timeout, answer)
+        return nonce
+
+    def settle(self, nonce: object, answer: int) -> Pending | None:
+        """Take the request that this answer is for; None if nobody waits for it."""
+        if type(nonce) is not str:  # Node may echo anything; ours are strings
+            return None
+        entry = self.pending.get(nonce)
+        if entry is None or entry.answer != answer:
+            return None
+        del self.pending[nonce]
+        return entry

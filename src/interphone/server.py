@@ -1,0 +1,497 @@
+"""Server: many peers at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType, TracebackType
+from typing import Any, Generic, Self, TypeVar, overload
+
+import msgspec
+
+from .address import Address, resolve
+from .connection import Connection
+from .errors import (
+    ConnectionClosed,
+    InterphoneError,
+    LocalProtocolError,
+    Refuse,
+    RemoteProtocolError,
+)
+from .exchange import Exchange
+from .handlers import Chain, Handlers, Tasks, log_error
+from .hooks import Hook
+from .limits import Limits
+from .peer import DEFAULT_TIMEOUT, Peer, PeerEvents, reason_of
+from .protocol.messages import Hello
+from .protocol.session import Session
+from .subscription import (
+    MAX_QUEUE,
+    OverflowPolicy,
+    Publication,
+    Receipt,
+    Subscription,
+    Subscriptions,
+    TopicHandler,
+    check_topic,
+)
+from .transports import Listener, listen
+
+__all__ = ["Outcome", "Server"]
+
+T = TypeVar("T")
+AuthorizeT = TypeVar("AuthorizeT", bound="Callable[[Peer, Any], object]")
+TopicHandlerT = TypeVar("TopicHandlerT", bound="Callable[[Publication[Any]], object]")
+
+
+class Outcome(msgspec.Struct, Generic[T], frozen=True):
+    """What one peer answered to a survey: a value or an error.
+
+    Attributes:
+        peer: Who was asked.
+        value: Its answer; None if there is none.
+        error: Why there is none, or None.
+    """
+
+    peer: Peer
+    value: T | None = None
+    error: InterphoneError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it answered."""
+        return self.error is None
+
+
+class Server:
+    """Serves an address to many peers at once.
+
+        server = Server("myapp")
+
+        @server.on_request
+        async def echo(peer: Peer, data: object) -> object:
+            return data
+
+        async with server:
+            await server.serve_forever()
+
+    Entering is listening, leaving is closed. Handlers may be registered at any time; every
+    `on_…` is a hook, `on_request` a chain (the first result that is not `PASS` answers).
+
+    Args:
+        address: A name (a socket in a private directory of this user), a path, `isdk_path(…)`,
+            `net_ipc_path(…)`, `tcp_address(…)` or a `MemoryAddress`.
+        limits: What each peer may cost.
+        max_connections: Open connections; one more is refused.
+        max_incomplete: Connections that have not finished the handshake; one more evicts the oldest.
+        max_subscriptions: Subscriptions of all peers together.
+        generate_id: Makes the id of a new peer.
+        compress: Grant compression to Node clients that ask for it.
+        messagepack: Grant MessagePack to Node clients that ask for it.
+        upgrade: Accept the HTTP upgrade in front of a connection.
+        tls: For a TCP address.
+        allowed_uids: Users that may connect over a Unix socket; default: only this one.
+        heartbeat: Seconds of silence after which an interphone peer is asked for a sign of
+            life, and again until it is given up; None: never. Node peers are never asked.
+    """
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str] | Address,
+        *,
+        limits: Limits | None = None,
+        max_connections: int = 4096,
+        max_incomplete: int = 64,
+        max_subscriptions: int = 65_536,
+        generate_id: Callable[[], str] | None = None,
+        compress: bool = False,
+        messagepack: bool = False,
+        upgrade: bool = False,
+        tls: ssl.SSLContext | None = None,
+        allowed_uids: Iterable[int] | None = None,
+        heartbeat: float | None = 20.0,
+    ) -> None:
+        if max_connections < 1 or max_incomplete < 1:
+            raise ValueError("max_connections and max_incomplete must be at least 1")
+        self.limits = limits or Limits()
+        self._address = resolve(address)
+        self._max_connections = max_connections
+        self._max_incomplete = max_incomplete
+        self._generate_id = generate_id or _new_id
+        self._options = {
+            "limits": self.limits,
+            "compress": compress,
+            "messagepack": messagepack,
+            "upgrades": upgrade,
+            "heartbeat": heartbeat,
+        }
+        self._tls = tls
+        self._allowed_uids = None if allowed_uids is None else frozenset(allowed_uids)
+        self._listener: Listener | None = None
+        self._closing: asyncio.Future[None] | None = None
+        self._finished: asyncio.Future[None] | None = None
+        self._peers: dict[str, Peer] = {}
+        self._incomplete: dict[Peer, asyncio.Task[None] | None] = {}
+        self._paused = False
+        self._authorize: Callable[[Peer, Any], object] | None = None
+        self._tasks = Tasks(self._report_handler)
+        self._exchange = Exchange(max_subscriptions=max_subscriptions, tasks=self._tasks)
+        self._hub = _LocalHub(self._exchange.local)
+        self.on_ready: Hook[[Address]] = Hook(self._tasks)
+        self.on_connect: Hook[[Peer, Any]] = Hook(self._tasks)
+        self.on_disconnect: Hook[[Peer, Any]] = Hook(self._tasks)
+        self.on_message: Hook[[Peer, Any]] = Hook(self._tasks)
+        self.on_request: Chain[[Peer, Any]] = Chain()
+        self.on_error: Hook[[Exception, Peer | None]] = Hook(self._tasks)
+        self.on_close: Hook[[]] = Hook(self._tasks)
+        self._handlers = Handlers(
+            tasks=self._tasks, on_message=self.on_message, on_request=self.on_request, told=True
+        )
+        self._events = PeerEvents(
+            made=self._made,
+            hello=self._hello,
+            opened=lambda peer, welcome: None,  # only a client hears a welcome
+            subscribe=self._exchange.subscribe,
+            unsubscribe=self._exchange.unsubscribe,
+            publish=self._exchange.publish,
+            publication=lambda peer, topic, raw: None,  # only a client hears a publication
+            report=self._report_of,
+            lost=self._lost,
+        )
+
+    def __repr__(self) -> str:
+        state = "ready" if self.ready else "closed"
+        return f"<Server {self.address} {state}, {len(self._peers)} peers>"
+
+    # Life
+
+    @property
+    def address(self) -> Address:
+        """Where it listens; after `start` the place it really has (the port, for port 0)."""
+        return self._address if self._listener is None else self._listener.address
+
+    @property
+    def ready(self) -> bool:
+        """Whether it listens."""
+        return self._listener is not None and self._closing is None
+
+    @property
+    def peers(self) -> Mapping[str, Peer]:
+        """The open peers by id."""
+        return MappingProxyType(self._peers)
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            AddressInUse: A live server is there, or a file that is no socket.
+            AddressError: The place is not safe, or does not exist.
+            LocalProtocolError: It is started already.
+        """
+        if self._listener is not None:
+            raise LocalProtocolError("the server is started already")
+        self._closing = None
+        self._listener = await listen(
+            self._address, self._new_connection, allowed_uids=self._allowed_uids, tls=self._tls
+        )
+        self.on_ready.fire(self.address)
+
+    async def serve_forever(self) -> None:
+        """Serve until `close`, starting first if need be. Cancelling it closes the server."""
+        if self._listener is None:
+            await self.start()
+        self._finished = asyncio.get_running_loop().create_future()
+        try:
+            await self._finished
+        finally:
+            await self.close()
+
+    async def close(
+        self, reason: object = "Server was shut down", *, grace: float = 5.0, allow_reconnect: bool = False
+    ) -> None:
+        """Stop listening, say goodbye to every peer, end the handlers. Idempotent.
+
+        Args:
+            reason: Peers are told.
+            grace: Seconds that running handlers have to finish and answer.
+            allow_reconnect: Whether clients may come back (to a server that is restarted).
+        """
+        if self._listener is None:
+            return
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+            return
+        self._closing = asyncio.get_running_loop().create_future()
+        self._listener.close()
+        try:
+            for peer in tuple(self._incomplete):
+                peer.connection.abort(ConnectionClosed(reason))
+            goodbyes = [
+                peer.close(reason, grace=grace, reconnect=allow_reconnect) for peer in self._peers.values()
+            ]
+            await asyncio.gather(*goodbyes, return_exceptions=True)
+        finally:
+            await self._closed(grace)
+
+    async def _closed(self, grace: float) -> None:
+        for peer in (*self._peers.values(), *self._incomplete):
+            peer.connection.abort(ConnectionClosed("Server was shut down"))
+        self._exchange.close()
+        self.on_close.fire()
+        await self._tasks.close(grace)
+        self._listener = None
+        closing, self._closing = self._closing, None
+        if closing is not None:
+            closing.set_result(None)
+        if self._finished is not None and not self._finished.done():
+            self._finished.set_result(None)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close(grace=5.0 if exc is None else 0)
+
+    # Letting peers in
+
+    def authorize(self, decide: AuthorizeT) -> AuthorizeT:
+        """Decide who comes in; a decorator for one function ``(peer, payload)``.
+
+        It runs before the client is answered; the peer cannot be sent anything yet. Raise
+        `Refuse` with a reason to turn it away; what you return is `peer.session`.
+
+        Raises:
+            ValueError: There is one already.
+        """
+        if self._authorize is not None:
+            raise ValueError("the server has an authorize function already")
+        self._authorize = decide
+        return decide
+
+    def _new_connection(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        session = Session("server", now=loop.time(), **self._options)  # type: ignore[arg-type]  # the dict of its options
+        return Peer(self._events, self._handlers, session).connection
+
+    def _made(self, peer: Peer) -> None:
+        """A connection was accepted: it takes a slot until its handshake is over."""
+        if self._closing is not None:
+            peer.connection.abort()
+            return
+        self._incomplete[peer] = None
+        if len(self._incomplete) > self._max_incomplete:
+            oldest = next(iter(self._incomplete))
+            self._report(RemoteProtocolError("evicted: too many unfinished handshakes"), oldest)
+            oldest.connection.abort(RemoteProtocolError("too many unfinished handshakes", code="full"))
+
+    def _hello(self, peer: Peer, hello: Hello) -> None:
+        """A client asks to come in."""
+        codec = peer.protocol.codec
+        try:
+            peer.payload = codec.decode(hello.extras) if hello.extras else None
+        except InterphoneError as exc:
+            self._refuse(peer, str(exc), "invalid")
+            return
+        peer.id = self._choose_id(hello.id)
+        if len(self._peers) >= self._max_connections:
+            self._refuse(peer, "the server has too many connections", "full")
+        elif self._authorize is None:
+            self._admit(peer)
+        else:
+            self._incomplete[peer] = self._tasks.start(self._decide(peer, self._authorize))
+
+    async def _decide(self, peer: Peer, authorize: Callable[[Peer, Any], object]) -> None:
+        try:
+            result = authorize(peer, peer.payload)
+            peer.session = await result if isinstance(result, Awaitable) else result
+        except Refuse as exc:
+            self._refuse(peer, exc.reason, "refused")
+        except Exception as exc:
+            self._report(exc, peer)
+            self._refuse(peer, "the server failed to decide", "refused")
+        else:
+            self._admit(peer)
+
+    def _choose_id(self, wanted: object) -> str:
+        """The id a client had before, if nobody living has it; else a new one."""
+        if isinstance(wanted, str) and 0 < len(wanted) <= 255 and not self._taken(wanted):
+            return wanted
+        made = self._generate_id()
+        if not isinstance(made, str) or not made or self._taken(made):
+            self._report(ValueError(f"generate_id gave {made!r}, which is no new id"), None)
+            made = _new_id()
+        return made
+
+    def _taken(self, id: str) -> bool:  # noqa: A002  the vocabulary
+        return id in self._peers or any(other.id == id for other in self._incomplete)
+
+    def _admit(self, peer: Peer) -> None:
+        session, connection = peer.protocol, peer.connection
+        if peer not in self._incomplete or connection.closed.done():
+            return  # it left, or was evicted, while we decided
+        del self._incomplete[peer]
+        if len(self._peers) >= self._max_connections:
+            self._refuse(peer, "the server has too many connections", "full")
+            return
+        session.accept(peer.id)
+        connection.flush_soon()
+        self._peers[peer.id] = peer
+        self._exchange.welcome_back(peer)
+        # Coroutines of on_connect take their first step before the first message is dispatched.
+        connection.stop_reading("connecting")
+        if self._paused:
+            peer.pause()
+        self.on_connect.fire(peer, peer.payload)
+        connection.go_on_reading("connecting")
+
+    def _refuse(self, peer: Peer, reason: object, code: str) -> None:
+        self._incomplete.pop(peer, None)
+        if peer.connection.closed.done():
+            return
+        peer.protocol.refuse(reason, code=code, id=peer.id)
+        peer.connection.hang_up()
+
+    def _lost(self, peer: Peer, error: InterphoneError) -> None:
+        """A connection ended, and everything it sent has been handled."""
+        deciding = self._incomplete.pop(peer, None)
+        if deciding is not None:
+            deciding.cancel()
+        remember = not peer.interphone and not isinstance(error, ConnectionClosed)
+        self._exchange.drop(peer, remember=remember)
+        if self._peers.get(peer.id) is peer:
+            del self._peers[peer.id]
+            self.on_disconnect.fire(peer, reason_of(error))
+
+    # To many
+
+    async def broadcast(self, data: object) -> Receipt:
+        """Send a message to every peer. None waits for another, and no failure stops it.
+
+        Raises:
+            PayloadError: `data` has no form on the wire.
+        """
+        return await self._exchange.broadcast(tuple(self._peers.values()), data)
+
+    @overload
+    async def survey(
+        self, data: object, *, returns: type[T], timeout: float | None = DEFAULT_TIMEOUT
+    ) -> list[Outcome[T]]: ...
+    @overload
+    async def survey(
+        self, data: object, *, returns: Any = Any, timeout: float | None = DEFAULT_TIMEOUT
+    ) -> list[Outcome[Any]]: ...
+    async def survey(
+        self, data: object, *, returns: Any = Any, timeout: float | None = DEFAULT_TIMEOUT
+    ) -> list[Outcome[Any]]:
+        """Ask every peer the same; return one outcome for each, in the order of `peers`."""
+        return await self._ask_all(lambda peer: peer.request(data, returns=returns, timeout=timeout))
+
+    async def ping(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> list[Outcome[float]]:
+        """Ping every peer; return one outcome for each: seconds, or an error."""
+        return await self._ask_all(lambda peer: peer.ping(timeout=timeout))
+
+    async def _ask_all(self, ask: Callable[[Peer], Awaitable[T]]) -> list[Outcome[T]]:
+        async def outcome(peer: Peer) -> Outcome[T]:
+            try:
+                return Outcome(peer, await ask(peer))
+            except InterphoneError as exc:
+                return Outcome(peer, error=exc)
+
+        return list(await asyncio.gather(*map(outcome, tuple(self._peers.values()))))
+
+    def pause(self) -> None:
+        """Stop reading what the peers send, until `resume`; new peers are paused, too."""
+        self._paused = True
+        for peer in self._peers.values():
+            peer.pause()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._paused = False
+        for peer in self._peers.values():
+            peer.resume()
+
+    # Publish and subscribe
+
+    async def publish(self, topic: str, value: object) -> Receipt:
+        """Publish to every peer that subscribed to the topic, and to this side's own.
+
+        It returns when the publication is queued for each of them; for subscribers that are
+        slow it waits 10 ms at most. One that falls more than `Limits.hard_queue` behind, or
+        takes nothing for `Limits.stalled_after`, is cut off and counted as dropped.
+
+        Raises:
+            PayloadError: `value` has no form on the wire.
+            TopicError: `topic` is no name for one.
+        """
+        check_topic(topic)
+        return await self._exchange.publish_local(topic, value)
+
+    @overload
+    def subscribe(
+        self, *topics: str, of: type[T], overflow: OverflowPolicy = ..., queue: int = ...
+    ) -> Subscription[T]: ...
+    @overload
+    def subscribe(
+        self, *topics: str, of: Any = Any, overflow: OverflowPolicy = ..., queue: int = ...
+    ) -> Subscription[Any]: ...
+    def subscribe(
+        self,
+        *topics: str,
+        of: Any = Any,
+        overflow: OverflowPolicy = "disconnect",
+        queue: int = MAX_QUEUE,
+    ) -> Subscription[Any]:
+        """Hear what peers publish: ``async with server.subscribe("a") as items``."""
+        return Subscription(self._hub, topics, of, overflow=overflow, queue=queue)
+
+    def on_topic(
+        self, *topics: str, of: Any = Any, overflow: OverflowPolicy = "drop_oldest"
+    ) -> Callable[[TopicHandlerT], TopicHandlerT]:
+        """Handle what peers publish, one at a time, in order: ``@server.on_topic("a", of=Item)``."""
+
+        def register(handler: TopicHandlerT) -> TopicHandlerT:
+            reader = TopicHandler(self._hub, topics, of, handler, self._tasks, overflow=overflow)
+            self._exchange.local.add(reader)
+            return handler
+
+        return register
+
+    # Failures
+
+    def _report_of(self, peer: Peer, error: Exception) -> None:
+        self._report(error, peer)
+
+    def _report_handler(self, error: Exception, args: tuple[object, ...]) -> None:
+        """A hook's handler raised. Who hears of errors and raises is only logged."""
+        log_error(error)
+        if not args or not isinstance(args[0], Exception):
+            peer = args[0] if args and isinstance(args[0], Peer) else None
+            self.on_error.fire(error, peer)
+
+    def _report(self, error: Exception, peer: Peer | None) -> None:
+        log_error(error)
+        self.on_error.fire(error, peer)
+
+
+class _LocalHub:
+    """The hub of a server's own subscriptions: nothing goes over a wire for them."""
+
+    def __init__(self, local: Subscriptions) -> None:
+        self._local = local
+
+    async def attach(self, subscription: Subscription[Any]) -> None:
+        self._local.add(subscription)
+
+    async def detach(self, subscription: Subscription[Any], topics: Iterable[str]) -> None:
+        self._local.remove(subscription, topics)
+
+
+def _new_id() -> str:
+    return secrets.token_hex(8)

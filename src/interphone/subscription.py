@@ -1,0 +1,358 @@
+"""Subscription: a bounded queue of publications, with a policy for when it is full.
+
+A Server or Client keeps its local subscribers in a `Subscriptions`. What goes over the
+wire for them is the owner's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from inspect import iscoroutine
+from types import TracebackType
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
+
+import msgspec
+
+from .errors import InterphoneError, LocalProtocolError, Overflow, TopicError
+from .hooks import Runner
+from .protocol.payload import Codec
+from .protocol.topics import Topics, topic_fault
+
+__all__ = [
+    "Gap",
+    "Hub",
+    "OverflowPolicy",
+    "Publication",
+    "Receipt",
+    "Subscription",
+    "Subscriptions",
+    "TopicHandler",
+    "check_topic",
+]
+
+T = TypeVar("T")
+
+OverflowPolicy = Literal["disconnect", "drop_oldest", "drop_newest", "latest"]
+"""What a full queue does: end this subscription with `Overflow` once what is queued has been read
+(the default), lose the oldest or the newest publication, or keep only the last one of each topic.
+Whatever is lost is counted in `Subscription.dropped`."""
+
+MAX_QUEUE = 16_384
+MAX_QUEUE_BYTES = 8 * 1024 * 1024
+
+
+class Publication(msgspec.Struct, Generic[T], frozen=True):
+    """One item on a topic."""
+
+    topic: str
+    value: T
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """The connection was away: what was published meanwhile is lost, unless `resumed`."""
+
+    resumed: bool = False
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What became of a publication; always true.
+
+    Attributes:
+        matched: Subscribers it was for; None where a Node server does not say.
+        queued: How many of them it was queued for.
+        dropped: How many of them did not take it: too slow, or just gone.
+    """
+
+    matched: int | None = None
+    queued: int | None = None
+    dropped: int | None = None
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def check_topic(topic: str) -> None:
+    """Raise `TopicError` if `topic` cannot be the name of one."""
+    fault = topic_fault(topic)
+    if fault is not None:
+        raise TopicError(fault)
+
+
+class Hub(Protocol):
+    """Whom a subscription belongs to: a Server or a Client."""
+
+    async def attach(self, subscription: Subscription[Any], /) -> None:
+        """Begin to receive."""
+        ...
+
+    async def detach(self, subscription: Subscription[Any], topics: Iterable[str], /) -> None:
+        """Stop receiving these topics."""
+        ...
+
+
+class Subscription(Generic[T]):
+    """Publications on some topics, as an async iterator inside ``async with``.
+
+    Attributes:
+        topics: The topics, in the order they were given.
+        dropped: Publications lost because the queue was full.
+        gaps: How often the connection was away meanwhile.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        topics: tuple[str, ...],
+        of: Any = Any,
+        *,
+        overflow: OverflowPolicy = "disconnect",
+        queue: int = MAX_QUEUE,
+        gaps: bool = False,
+    ) -> None:
+        if not topics:
+            raise TopicError("subscribe to at least one topic")
+        for topic in topics:
+            check_topic(topic)
+        if overflow not in ("disconnect", "drop_oldest", "drop_newest", "latest"):
+            raise ValueError(f"no such policy for overflow: {overflow!r}")
+        if queue < 1:
+            raise ValueError(f"the queue must hold at least one publication, not {queue}")
+        self.topics = tuple(dict.fromkeys(topics))
+        self.dropped = 0
+        self.gaps = 0
+        self._hub = hub
+        self._of = of
+        self._overflow = overflow
+        self._max_queue = queue
+        self._wants_gaps = gaps
+        self._queue: deque[tuple[str, msgspec.Raw, Codec] | Gap] = deque()
+        self._bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._attached = False
+        self._ended = False
+        self._error: InterphoneError | None = None
+
+    def __repr__(self) -> str:
+        state = "ended" if self._ended else "open" if self._attached else "new"
+        return f"<Subscription {', '.join(self.topics)} {state}, queued {len(self._queue)}>"
+
+    async def __aenter__(self) -> Self:
+        await self._hub.attach(self)
+        self._attached = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Publication[T]:
+        """Wait for the next publication. Cancelling is safe: none is lost.
+
+        With ``gaps=True`` a `Gap` may come instead.
+
+        Raises:
+            PayloadError: What came is not of the type that was asked for; the next may be.
+            Overflow: The queue was full; see `OverflowPolicy`.
+            ConnectionLost: The client gave up reconnecting.
+            StopAsyncIteration: The subscription, or its client, was closed.
+        """
+        while not self._queue:
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            if self._ended:
+                raise StopAsyncIteration
+            if not self._attached:
+                raise LocalProtocolError("enter the subscription first: async with client.subscribe(…)")
+            await self._wait()
+        return self._take()
+
+    async def _wait(self) -> None:
+        if self._waiter is not None:
+            raise LocalProtocolError("two tasks iterate over one subscription")
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _take(self) -> Publication[T]:
+        item = self._queue.popleft()
+        if isinstance(item, Gap):
+            return item  # type: ignore[return-value]  # only who passed gaps=True gets one
+        topic, raw, codec = item
+        self._bytes -= len(bytes(raw))
+        return Publication(topic, codec.decode(raw, self._of) if raw else None)  # type: ignore[arg-type]
+
+    async def unsubscribe(self, *topics: str) -> None:
+        """Stop receiving some of the topics; the subscription ends with the last of them."""
+        gone = [topic for topic in topics if topic in self.topics]
+        await self._hub.detach(self, gone)
+        self.topics = tuple(topic for topic in self.topics if topic not in gone)
+        if not self.topics:
+            self.end()
+
+    async def close(self) -> None:
+        """Stop receiving. What is queued may still be read; then the iteration ends."""
+        if self._attached and not self._ended:
+            self.end()
+            await self._hub.detach(self, self.topics)
+
+    # What the owner calls
+
+    def put(self, topic: str, raw: msgspec.Raw, codec: Codec) -> None:
+        """Queue a publication, or do what the policy says."""
+        if self._ended:
+            return
+        if self._overflow == "latest":
+            self._forget(topic)
+        size = len(bytes(raw))
+        if len(self._queue) >= self._max_queue or (self._queue and self._bytes + size > MAX_QUEUE_BYTES):
+            if not self._make_room(topic):
+                return
+        self._queue.append((topic, raw, codec))
+        self._bytes += size
+        self._notify()
+
+    def _make_room(self, topic: str) -> bool:
+        """Apply the policy to a full queue; return whether the new publication is to be queued."""
+        self.dropped += 1
+        if self._overflow == "drop_newest":
+            return False
+        if self._overflow == "disconnect":
+            self.end(Overflow(topic, dropped=self.dropped))
+            return False
+        self._lose(0)
+        return True
+
+    def _forget(self, topic: str) -> None:
+        """Lose what is queued for the topic: only its last publication counts."""
+        for index, item in enumerate(self._queue):
+            if not isinstance(item, Gap) and item[0] == topic:
+                self.dropped += 1
+                self._lose(index)
+                return
+
+    def _lose(self, index: int) -> None:
+        lost = self._queue[index]
+        del self._queue[index]
+        self._bytes -= 0 if isinstance(lost, Gap) else len(bytes(lost[1]))
+
+    def put_gap(self, *, resumed: bool = False) -> None:
+        """Note that the connection was away."""
+        self.gaps += 1
+        if self._wants_gaps and not self._ended:
+            self._queue.append(Gap(resumed))
+            self._notify()
+
+    def end(self, error: InterphoneError | None = None) -> None:
+        """End the iteration: normally, or with an error, after what is queued."""
+        if not self._ended:
+            self._ended = True
+            self._error = error
+            self._notify()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will be queued any more."""
+        return self._ended
+
+    def _notify(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class TopicHandler(Subscription[T]):
+    """A subscription that is read by a handler instead of an iterator, in order, one at a time."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        topics: tuple[str, ...],
+        of: Any,
+        handler: Callable[[Publication[T]], object],
+        runner: Runner,
+        *,
+        overflow: OverflowPolicy = "drop_oldest",
+        queue: int = MAX_QUEUE,
+    ) -> None:
+        super().__init__(hub, topics, of, overflow=overflow, queue=queue)
+        self.handler = handler
+        self._runner = runner
+        self._reading = False
+        self._reported = False
+
+    def _notify(self) -> None:
+        if not self._reading and (self._queue or self._error is not None):
+            self._reading = True
+            self._runner.spawn(self._read())
+
+    def _make_room(self, topic: str) -> bool:
+        made = super()._make_room(topic)
+        if not self._reported and self._error is None:  # once per time the queue fills up
+            self._reported = True
+            self._runner.report(Overflow(topic, dropped=self.dropped), ())
+        return made
+
+    async def _read(self) -> None:
+        while self._queue:
+            try:
+                result = self.handler(self._take())
+                if iscoroutine(result):
+                    await result
+            except Exception as exc:
+                self._runner.report(exc, ())
+        self._reading = self._reported = False
+        if self._error is not None:
+            error, self._error = self._error, None
+            self._runner.report(error, ())
+
+
+class Subscriptions:
+    """The local subscribers of a Server or Client."""
+
+    def __init__(self) -> None:
+        self._topics: Topics[Subscription[Any]] = Topics()
+
+    def add(self, subscription: Subscription[Any]) -> list[str]:
+        """Add a subscriber; return the topics nobody here wanted before."""
+        wanted = self.names()
+        for topic in subscription.topics:
+            self._topics.add(subscription, topic)
+        return [topic for topic in subscription.topics if topic not in wanted]
+
+    def remove(self, subscription: Subscription[Any], topics: Iterable[str]) -> list[str]:
+        """Remove a subscriber from topics; return those nobody here wants any more."""
+        removed = [topic for topic in topics if self._topics.remove(subscription, topic)]
+        wanted = self.names()
+        return [topic for topic in removed if topic not in wanted]
+
+    def names(self) -> tuple[str, ...]:
+        """Every topic somebody here wants."""
+        return self._topics.names()
+
+    def on(self, topic: str) -> tuple[Subscription[Any], ...]:
+        """Who wants this topic."""
+        return self._topics.matching(topic)
+
+    def deliver(self, topic: str, raw: msgspec.Raw, codec: Codec) -> int:
+        """Queue a publication for everybody who wants it; return how many took it."""
+        subscribers = self.on(topic)
+        for subscription in subscribers:
+            subscription.put(topic, raw, codec)
+        return len(subscribers)
+
+    def all(self) -> set[Subscription[Any]]:
+        """Every subscriber."""
+        return {subscription for topic in self.names() for subscription in self.on(topic)}
+
+    def end(self, error: InterphoneError | None = None) -> None:
+        """End every iteration."""
+        for subscription in self.all():
+            subscription.end(error)

@@ -1,0 +1,199 @@
+"""From an `Address` to connected bytes: `listen` and `connect`, chosen by the kind of address.
+
+What every transport here keeps, whatever is below it (`tests/support/transports.py`):
+
+- bytes arrive once and in order, through an `asyncio.BufferedProtocol`;
+- `connection_lost` is called exactly once, after everything else;
+- `close` delivers what was written, `abort` need not;
+- after `pause_reading` nothing arrives until `resume_reading`;
+- the protocol is told to pause when more than the high mark waits to be written.
+
+What they ask of a protocol and its owner, because the event loop's own transports do:
+
+- `get_buffer` returns a `memoryview`: asyncio's TLS loses what it reads into a `bytearray`;
+- what is given to `write` over TCP is not changed afterwards: uvloop keeps no copy;
+- after `connection_lost` the transport is not used any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from ..address import Address, MemoryAddress, PipeAddress, TcpAddress
+from ..errors import Unsupported
+
+__all__ = ["Credentials", "Factory", "Listener", "WriteGate", "connect", "listen"]
+
+HIGH_MARK = 64 * 1024
+
+Factory = Callable[[], asyncio.BufferedProtocol]
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """Who is at the other end, as the operating system tells it.
+
+    It is the process that connected or listened, which need not be the one that writes.
+
+    Attributes:
+        uid: The user.
+        pid: The process, if it can be told; never authorize by it.
+        gid: The group, if it can be told.
+    """
+
+    uid: int
+    pid: int | None = None
+    gid: int | None = None
+
+
+class Listener(Protocol):
+    """A place where connections are accepted."""
+
+    @property
+    def address(self) -> Address:
+        """Where it really listens, with the port that was chosen for port 0."""
+
+    @property
+    def refused(self) -> int:
+        """How many were turned away because of their user."""
+
+    def close(self) -> None:
+        """Stop accepting and remove our files; accepted connections stay. Idempotent."""
+
+
+async def listen(
+    address: Address,
+    factory: Factory,
+    *,
+    allowed_uids: frozenset[int] | None = None,
+    tls: ssl.SSLContext | None = None,
+    backlog: int | None = None,
+) -> Listener:
+    """Accept connections at an address, each with a protocol of its own.
+
+    Args:
+        address: Where to listen.
+        factory: Makes the protocol of a connection; only called for users who are allowed.
+        allowed_uids: Users who may connect, for Unix sockets; by default only our own.
+        tls: Encrypts, for TCP.
+        backlog: How many may wait to be accepted.
+
+    Raises:
+        AddressError: The address cannot be used, or is not safe.
+        AddressInUse: A live server, or a file that is none, is there.
+        ValueError: `tls` with an address that is not TCP.
+    """
+    _check_tls(address, tls)
+    if isinstance(address, MemoryAddress):
+        from . import memory
+
+        return memory.listen(address, factory)
+    if isinstance(address, TcpAddress):
+        from . import tcp
+
+        return await tcp.listen(address, factory, tls=tls, backlog=backlog)
+    if isinstance(address, PipeAddress):
+        raise Unsupported("named pipes are not supported by this version")
+    if sys.platform == "win32":
+        raise Unsupported("Unix sockets are not supported on Windows")
+    from . import unix
+
+    return unix.listen(address, factory, allowed_uids=allowed_uids, backlog=backlog)
+
+
+async def connect(
+    address: Address,
+    factory: Factory,
+    *,
+    allowed_uids: frozenset[int] | None = None,
+    tls: ssl.SSLContext | None = None,
+    server_hostname: str | None = None,
+) -> asyncio.BaseTransport:
+    """Connect to an address, in one attempt.
+
+    Args:
+        address: Where somebody listens.
+        factory: Makes the protocol, once there is a connection.
+        allowed_uids: Users the server may run as, for Unix sockets; by default only our own.
+        tls: Encrypts, for TCP.
+        server_hostname: Name the server's certificate must have; by default the host.
+
+    Returns:
+        The transport; the protocol's `connection_made` has been called with it.
+
+    Raises:
+        ConnectError: Nobody is there, or nobody we may talk to.
+        AddressError: The address is not safe to use.
+        ValueError: `tls` with an address that is not TCP.
+    """
+    _check_tls(address, tls)
+    if isinstance(address, MemoryAddress):
+        from . import memory
+
+        return memory.connect(address, factory)
+    if isinstance(address, TcpAddress):
+        from . import tcp
+
+        return await tcp.connect(address, factory, tls=tls, server_hostname=server_hostname)
+    if isinstance(address, PipeAddress):
+        raise Unsupported("named pipes are not supported by this version")
+    if sys.platform == "win32":
+        raise Unsupported("Unix sockets are not supported on Windows")
+    from . import unix
+
+    return unix.connect(address, factory, allowed_uids=allowed_uids)
+
+
+class WriteGate:
+    """Tells a protocol to pause writing and to go on, by how much is not yet written.
+
+    Attributes:
+        high: More than this many bytes pause the protocol.
+        low: Down to this many bytes it goes on.
+        paused: Whether it is paused.
+    """
+
+    __slots__ = ("high", "low", "paused")
+
+    def __init__(self) -> None:
+        self.paused = False
+        self.set_limits()
+
+    def set_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set the two marks, with the defaults asyncio has."""
+        if high is None:
+            high = HIGH_MARK if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high}) must be >= low ({low}) must be >= 0")
+        self.high = high
+        self.low = low
+
+    def check(self, size: int, protocol: asyncio.BaseProtocol) -> None:
+        """Tell `protocol` what has changed now that `size` bytes are not yet written."""
+        if self.paused:
+            if size <= self.low:
+                self.paused = False
+                protocol.resume_writing()
+        elif size > self.high:
+            self.paused = True
+            protocol.pause_writing()
+
+
+def own_credentials() -> Credentials | None:
+    """Tell who we are; None where users have no number."""
+    if sys.platform == "win32":
+        return None
+    return Credentials(os.geteuid(), os.getpid(), os.getegid())
+
+
+def _check_tls(address: Address, tls: ssl.SSLContext | None) -> None:
+    if tls is not None and not isinstance(address, TcpAddress):
+        raise ValueError(f"TLS is for TCP, not for {address}")

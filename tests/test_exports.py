@@ -1,0 +1,99 @@
+"""Public is what `__all__` lists and the pages tell."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import interphone
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "interphone"
+MODULES = sorted(p.relative_to(SOURCE) for p in SOURCE.rglob("*.py") if p.name != "__main__.py")
+
+every_module = pytest.mark.parametrize("module", MODULES, ids=str)
+
+
+@every_module
+def test_all_is_there_and_sorted(module: Path) -> None:
+    names = exports(module)
+
+    assert names is not None, f"{module} has no __all__"
+    assert names == sorted(set(names), key=order)
+
+
+@every_module
+def test_all_names_exist(module: Path) -> None:
+    defined = {*names_bound_by(tree_of(module).body)}
+    if module == Path("__init__.py"):  # resolves its names when they are asked for
+        defined |= {name for name in interphone.__all__ if hasattr(interphone, name)}
+
+    missing = {*exports(module)} - defined
+
+    assert not missing
+
+
+@pytest.mark.parametrize("name", interphone.__all__)
+def test_public_name_resolves(name: str) -> None:
+    assert getattr(interphone, name) is not None
+    assert name in dir(interphone)
+
+
+@pytest.mark.parametrize("name", interphone.__all__)
+def test_public_name_is_documented(name: str) -> None:
+    assert re.search(rf"(?<!\w){re.escape(name)}(?!\w)", all_pages()), f"no page mentions {name}"
+
+
+def order(name: str) -> tuple[int, str]:
+    """As ruff sorts `__all__` (RUF022): CONSTANTS, Classes, functions."""
+    constant = len(name) > 1 and name.isupper()
+    return (0 if constant else 1 if name[0].isupper() else 2, name)
+
+
+@cache
+def all_pages() -> str:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return "\n".join(page.read_text("utf-8") for page in pages if page.exists())
+
+
+@cache
+def tree_of(module: Path) -> ast.Module:
+    return ast.parse((SOURCE / module).read_text("utf-8"), str(module))
+
+
+def exports(module: Path) -> list[str]:
+    """`__all__` as it is written: pipe.py cannot be imported everywhere."""
+    for node in tree_of(module).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="__all__")], value=value):
+                return list(ast.literal_eval(value))
+            case ast.AnnAssign(target=ast.Name(id="__all__"), value=ast.expr() as value):
+                return list(ast.literal_eval(value))
+    pytest.fail(f"{module} has no __all__")
+
+
+def names_bound_by(body: list[ast.stmt]) -> Iterator[str]:
+    """The names that these statements bind in their module."""
+    for node in body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield name
+            case ast.ClassDef(name=name):
+                yield name
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                yield from (alias.asname or alias.name for alias in names)
+            case ast.If(body=then, orelse=otherwise):
+                if "TYPE_CHECKING" not in ast.unparse(node.test):
+                    yield from names_bound_by([*then, *otherwise])
+            case ast.Try(body=then, orelse=otherwise, handlers=handlers):
+                caught = [statement for handler in handlers for statement in handler.body]
+                yield from names_bound_by([*then, *otherwise, *caught])
+            case ast.Assign() | ast.AnnAssign():
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                for target in targets:
+                    yield from (n.id for n in ast.walk(target) if isinstance(n, ast.Name))
