@@ -43,10 +43,12 @@ class Backoff(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def node(cls) -> Backoff:
         """The schedule of the Node packages: attempts at 0, 0.5, 1.5 and 3.0 s, no more."""
-        return cls(initial=0.5, factor=1.0, step=0.5, cap=10.0, jitter=False, attempts=4, reset_after=0)
+        return cls(
+            initial=0.5, factor=1.0, step=0.5, cap=10.0, jitter=False, attempts=4, reset_after=0
+        )
 
     def wait(self, retry: int) -> float:
         """Seconds to wait before the `retry`-th retry, which is counted from 1."""
         grown = self.initial * self.factor ** min(retry - 1, 64) + self.step * (retry - 1)
         longest = min(self.cap, grown)
-        return random.uniform(0, longest) if self.jitter else longest  # noqa: S311  no secret
+        return random.uniform(0, longest) if self.jitter else longest

@@ -17,6 +17,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from enum import IntEnum
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, overload
 
@@ -24,7 +25,6 @@ import msgspec
 
 from .address import Address, resolve
 from .backoff import Backoff
-from .connection import Connection
 from .errors import (
     ConnectError,
     ConnectionClosed,
@@ -40,8 +40,7 @@ from .handlers import Chain, Handlers, Tasks, log_error
 from .hooks import Hook
 from .limits import Limits
 from .peer import DEFAULT_TIMEOUT, Peer, PeerEvents, reason_of
-from .protocol.messages import Hello, Welcome
-from .protocol.payload import Json
+from .protocol.messages import Welcome
 from .protocol.session import Session
 from .subscription import (
     MAX_QUEUE,
@@ -146,7 +145,7 @@ class Client:
         self._peer: Peer | None = None  # of the connection that stands
         self._trying: Peer | None = None  # of the attempt under way
         self._answer: asyncio.Future[None] | None = None  # the server's, to that attempt
-        self._effort: asyncio.Task[Peer] | None = None  # to connect, or to come back
+        self._effort: asyncio.Task[Any] | None = None  # to connect, or to come back
         self._attempts = 0
         self._ready_at = 0.0
         self._closing = False
@@ -182,7 +181,7 @@ class Client:
     # Life
 
     async def connect(self, payload: object = None) -> Self:
-        """Connect; the server's `authorize` and `on_connect` get the payload, at each reconnection, too.
+        """Connect. The server gets the payload, and again at each reconnection.
 
         Cancelling is safe: nothing is left behind.
 
@@ -195,7 +194,6 @@ class Client:
         """
         if self.status is not Status.IDLE or self._effort is not None:
             raise LocalProtocolError(f"the client is {self.status.name}, not IDLE")
-        _payload_codec.encode(payload)
         self._payload = payload
         self._closing, self._end, self._attempts = False, None, 0
         try:
@@ -216,7 +214,9 @@ class Client:
                 return await effort
         except TimeoutError:
             why = self.outage.error if self.outage else "the server did not answer"
-            raise ConnectError(f"no connection to {self.address} within {timeout:g} s: {why}") from None
+            raise ConnectError(
+                f"no connection to {self.address} within {timeout:g} s: {why}"
+            ) from None
         except asyncio.CancelledError:
             if self._closing:
                 raise ConnectionClosed("the client was closed while it was connecting") from None
@@ -232,15 +232,15 @@ class Client:
             Whether there was anything to close.
         """
         was_alive = self.status is not Status.IDLE
+        until = perf_counter() + grace
         self._closing = True
         if self._effort is not None:
             self._effort.cancel()
-        peer = self._peer
-        if peer is not None:
-            await peer.close(reason, grace=grace)
+        if self._peer is not None:
+            await self._peer.close(reason, grace=grace)
         elif was_alive:
             self._finish(ConnectionClosed(reason))
-        await self._tasks.close(grace)
+        await self._tasks.close(max(0.0, until - perf_counter()))
         return was_alive
 
     def abort(self, reason: object = None) -> None:
@@ -267,7 +267,10 @@ class Client:
         return await self.connect()
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self.close(grace=5.0 if exc is None else 0)
 
@@ -306,6 +309,8 @@ class Client:
         self.outage = Outage(self._attempts, wait, error)
         self._set_status(Status.RECONNECTING)
         await asyncio.sleep(wait)
+        if self._closing:
+            raise ConnectionClosed("the client was closed")
 
     async def _attempt(self) -> Peer:
         """Make one attempt, all the way to a server that has let us in."""
@@ -314,6 +319,8 @@ class Client:
         session = Session("client", now=loop.time(), **self._options)  # type: ignore[arg-type]  # the dict of its options
         peer = self._trying = Peer(self._events, self._handlers, session)
         peer.defer()
+        payload = None if self._payload is None else session.codec.encode(self._payload)
+        session.open(payload, id=self.id, upgrade_to=self._upgrade)
         self._answer = loop.create_future()
         try:
             async with asyncio.timeout(self.limits.handshake_timeout):
@@ -329,7 +336,9 @@ class Client:
         except TimeoutError:
             peer.connection.abort()
             seconds = self.limits.handshake_timeout
-            raise ConnectError(f"no answer to CONNECTION within {seconds:g} s", transient=True) from None
+            raise ConnectError(
+                f"no answer to CONNECTION within {seconds:g} s", transient=True
+            ) from None
         except ConnectionLost as exc:
             raise ConnectError(f"the server hung up: {exc}", transient=True) from exc
         except BaseException:
@@ -341,8 +350,6 @@ class Client:
         return peer
 
     def _made(self, peer: Peer) -> None:
-        payload = None if self._payload is None else peer.protocol.codec.encode(self._payload)
-        peer.protocol.open(payload, id=self.id, upgrade_to=self._upgrade)
         self._set_status(Status.CONNECTED)
         peer.connection.flush_soon()
 
@@ -364,7 +371,9 @@ class Client:
         """A connection ended: of an attempt, or the one that stood."""
         if peer is self._trying and self._answer is not None and not self._answer.done():
             self._answer.set_exception(
-                error if isinstance(error, ConnectError | ConnectionLost) else HandshakeError(str(error))
+                error
+                if isinstance(error, ConnectError | ConnectionLost)
+                else HandshakeError(str(error))
             )
         if peer is not self._peer:
             return
@@ -386,30 +395,32 @@ class Client:
         self._attempts = max(self._attempts, 1)  # the connection that was lost counts as one
         self._effort = self._tasks.start(self._return(error))
 
-    async def _return(self, error: InterphoneError) -> Peer:
+    async def _return(self, error: InterphoneError) -> None:
+        """Come back, or give up and say so."""
+        assert self._backoff is not None
         try:
-            assert self._backoff is not None
             if self._attempts == self._backoff.attempts:
                 raise error
             await self._pause_before_retry(error)
-            peer = await self._establish()
+            (await self._establish()).release()
         except InterphoneError as exc:
-            self._effort = None
             self._report(exc)
             self._finish(exc if isinstance(exc, ConnectionLost) else ConnectionLost(exc))
-            raise asyncio.CancelledError from exc  # nobody awaits this task
-        self._effort = None
-        peer.release()
-        return peer
+        finally:
+            self._effort = None
 
     def _finish(self, error: InterphoneError) -> None:
         """The client's life is over, until somebody connects it again."""
+        if self.status is Status.IDLE:
+            return
         self._end, self.outage, self._ready_at = error, None, 0.0
         goodbye = isinstance(error, ConnectionClosed)
         self._local.end(None if goodbye else error)
         self._set_status(Status.IDLE)
         self._fail_waiting(error)
-        self.on_close.fire(reason_of(error))
+        reason = reason_of(error)
+        for coroutine in self.on_close.start(reason):
+            self._tasks.see_out(self.on_close.guard(coroutine, (reason,)))
 
     def _set_status(self, status: Status) -> None:
         if status is not self.status:
@@ -449,7 +460,9 @@ class Client:
 
     def _absence(self) -> InterphoneError:
         if isinstance(self._end, ConnectionClosed):
-            return ConnectionClosed(self._end.reason, by_peer=self._end.by_peer, delivery="not_sent")
+            return ConnectionClosed(
+                self._end.reason, by_peer=self._end.by_peer, delivery="not_sent"
+            )
         if self._end is not None:
             return ConnectionLost(reason_of(self._end), delivery="not_sent")
         if self.status is not Status.IDLE:
@@ -574,8 +587,8 @@ class Client:
     ) -> Callable[[TopicHandlerT], TopicHandlerT]:
         """Handle publications, one at a time, in order, as long as the client lives.
 
-            @client.on_topic("news", of=Item)
-            async def read(publication: Publication[Item]) -> None: ...
+        @client.on_topic("news", of=Item)
+        async def read(publication: Publication[Item]) -> None: ...
         """
 
         def register(handler: TopicHandlerT) -> TopicHandlerT:
@@ -598,7 +611,9 @@ class Client:
         peer = await self._standing(DEFAULT_TIMEOUT)
         self._local.add(subscription)
         try:
-            answer = await peer.ask(peer.protocol.subscribe, subscription.topics, timeout=DEFAULT_TIMEOUT)
+            answer = await peer.ask(
+                peer.protocol.subscribe, subscription.topics, timeout=DEFAULT_TIMEOUT
+            )
             _check_result(answer)
         except BaseException:
             self._local.remove(subscription, subscription.topics)
@@ -643,7 +658,9 @@ class Client:
     # Failures
 
     def _report_of(self, peer: Peer, error: Exception) -> None:
-        if peer is not self._trying or not isinstance(error, ConnectError):  # else `connect` raises it
+        if peer is not self._trying or not isinstance(
+            error, ConnectError
+        ):  # else `connect` raises it
             self._report(error)
 
     def _report_handler(self, error: Exception, args: tuple[object, ...]) -> None:
@@ -656,9 +673,6 @@ class Client:
     def _report(self, error: Exception) -> None:
         log_error(error)
         self.on_error.fire(error)
-
-
-_payload_codec = Json(lenient=True)
 
 
 def _check_result(answer: object) -> None:

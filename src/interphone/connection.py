@@ -84,6 +84,7 @@ class Connection(asyncio.BufferedProtocol):
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The transport stands."""
         limits = self._session.limits
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(limits.high_water, limits.low_water)
@@ -91,25 +92,31 @@ class Connection(asyncio.BufferedProtocol):
         self.arm()
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        """Lend the transport the buffer of the loop."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        """Bytes came."""
         self._session.heard = self._loop.time()
         self._dispatch(bytes(self._buffer[:nbytes]))
 
     def eof_received(self) -> bool:
-        return False  # the transport flushes and closes itself, then tells `connection_lost`
+        """The other end writes no more: have the transport flush, and close."""
+        return False
 
     def pause_writing(self) -> None:
+        """The peer is slow: whoever wants to send it more has to wait."""
         self.blocked = True
         if self._stall_timer is None:
             self._watch_stall(self.taken)
 
     def resume_writing(self) -> None:
+        """The peer has taken enough."""
         self.blocked = False
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The transport is gone; whoever waits for anything is told."""
         session = self._session
         error = session.error or ConnectionLost(_why(exc, cut=session.unfinished()))
         for timer in (self._timer, self._end_timer, self._stall_timer):
@@ -196,13 +203,15 @@ class Connection(asyncio.BufferedProtocol):
         if not data or transport is None or transport.is_closing():
             return
         if self.blocked and transport.get_write_buffer_size() > self._session.limits.hard_queue:
-            self.abort(RemoteProtocolError("the peer does not take what it is sent", code="slow-consumer"))
+            self.abort(
+                RemoteProtocolError("the peer does not take what it is sent", code="slow-consumer")
+            )
             return
         self._written += len(data)
         transport.write(data)
 
     async def writable(self) -> None:
-        """Wait until the peer has taken enough to be sent more, or is gone; first come, first served.
+        """Wait until the peer can be sent more, or is gone; first come, first served.
 
         Cancelling is safe: the next in line goes on.
         """
@@ -232,7 +241,9 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def taken(self) -> int:
         """Bytes that the peer's system has taken so far."""
-        return self._written - (0 if self._transport is None else self._transport.get_write_buffer_size())
+        return self._written - (
+            0 if self._transport is None else self._transport.get_write_buffer_size()
+        )
 
     def _watch_stall(self, taken: int) -> None:
         limits = self._session.limits
@@ -244,7 +255,11 @@ class Connection(asyncio.BufferedProtocol):
         if not self.blocked:
             return
         if self.taken == taken and self.backlog > self._session.limits.soft_queue:
-            self.abort(RemoteProtocolError("the peer takes nothing of what it is sent", code="slow-consumer"))
+            self.abort(
+                RemoteProtocolError(
+                    "the peer takes nothing of what it is sent", code="slow-consumer"
+                )
+            )
         else:
             self._watch_stall(self.taken)
 
@@ -270,7 +285,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _abort_later(self) -> None:
         if self._end_timer is None:
-            self._end_timer = self._loop.call_later(self._session.limits.close_timeout, self._abort_now)
+            self._end_timer = self._loop.call_later(
+                self._session.limits.close_timeout, self._abort_now
+            )
 
     def _abort_now(self) -> None:
         if self._transport is not None:
@@ -310,7 +327,9 @@ class Connection(asyncio.BufferedProtocol):
         if asyncio._get_running_loop() is self._loop:
             return
         if os.getpid() != self._pid:
-            raise ForkedError("the connection belongs to the parent process: make a new one after fork")
+            raise ForkedError(
+                "the connection belongs to the parent process: make a new one after fork"
+            )
         raise WrongThread("the connection belongs to another event loop")
 
     def extra(self, name: str) -> Any:

@@ -20,7 +20,7 @@
     │   ├── Overloaded                        too many requests are under way
     │   └── RemoteError                       the handler raised; .kind, .message, .data
     ├── TopicError(ValueError)                a name that cannot be a topic
-    ├── PayloadError(ValueError)              a value that cannot be encoded, or is not of the asked type
+    ├── PayloadError(ValueError)              a value with no form on the wire, or of a wrong type
     ├── Unsupported                           the other end cannot do that
     └── Overflow                              a subscriber was too slow; .topic, .dropped
 
@@ -135,7 +135,7 @@ class Refused(HandshakeError):
         self.code = code
 
 
-class Refuse(Exception):  # noqa: N818  an order, not an error: what `authorize` raises to say no
+class Refuse(Exception):
     """Raise it in `authorize` to turn a peer away; the peer gets `Refused` with this reason."""
 
     def __init__(self, reason: Any = None) -> None:
@@ -155,7 +155,9 @@ class ConnectionLost(InterphoneError, ConnectionError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"the connection was lost: {self.reason}" if self.reason else "the connection was lost"
+        return (
+            f"the connection was lost: {self.reason}" if self.reason else "the connection was lost"
+        )
 
 
 class ConnectionClosed(ConnectionLost):
@@ -185,7 +187,7 @@ class LocalProtocolError(ProtocolError, RuntimeError):
     """This side asked for something its state forbids."""
 
 
-class WrongThread(LocalProtocolError):  # noqa: N818  says what happened
+class WrongThread(LocalProtocolError):
     """An asyncio object was used from another thread or another loop."""
 
 
@@ -293,11 +295,11 @@ class PayloadError(InterphoneError, ValueError):
     """A value cannot be encoded, or what came is not of the type that was asked for."""
 
 
-class Unsupported(InterphoneError):  # noqa: N818  says what happened
+class Unsupported(InterphoneError):
     """The other end cannot do what was asked of it."""
 
 
-class Overflow(InterphoneError):  # noqa: N818  says what happened
+class Overflow(InterphoneError):
     """A subscriber was too slow, and its queue was full.
 
     Attributes:

@@ -63,9 +63,13 @@ class Exchange:
         if fault is not None:
             peer.refuse_request(nonce, Failure("invalid", fault))
         elif len(self._topics.of(peer)) + len(new) > limit:
-            peer.refuse_request(nonce, Failure("overloaded", f"over {limit} subscriptions of one peer"))
+            peer.refuse_request(
+                nonce, Failure("overloaded", f"over {limit} subscriptions of one peer")
+            )
         elif self._topics.total + len(new) > self._max_subscriptions:
-            peer.refuse_request(nonce, Failure("overloaded", "the server has too many subscriptions"))
+            peer.refuse_request(
+                nonce, Failure("overloaded", "the server has too many subscriptions")
+            )
         else:
             for topic in new:
                 self._topics.add(peer, topic)
@@ -103,7 +107,11 @@ class Exchange:
         receipt = _with_local(receipt, self.local.deliver(topic, raw, codec))
         answer: dict[str, object] = {"result": True}
         if peer.interphone:
-            answer |= {"matched": receipt.matched, "queued": receipt.queued, "dropped": receipt.dropped}
+            answer |= {
+                "matched": receipt.matched,
+                "queued": receipt.queued,
+                "dropped": receipt.dropped,
+            }
         if any(subscriber.connection.blocked for subscriber in subscribers):
             self._tasks.spawn(self._answer_settled(peer, nonce, answer, subscribers))
         else:
@@ -126,7 +134,8 @@ class Exchange:
         local = self.local.deliver(topic, raw, LOCAL)
         subscribers = self._topics.matching(topic)
         receipt = self._queue(
-            subscribers, lambda peer: peer.protocol.publication(topic, peer.protocol.codec.encode(value))
+            subscribers,
+            lambda peer: peer.protocol.publication(topic, peer.protocol.codec.encode(value)),
         )
         await self.settle(subscribers)
         return _with_local(receipt, local)

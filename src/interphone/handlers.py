@@ -34,7 +34,7 @@ MAX_WORKERS = 32
 
 
 def log_error(error: Exception) -> None:
-    """Log, once, where it happened: user code with its traceback, our own errors with a sentence."""
+    """Log it, once: user code's with its traceback, our own with a sentence."""
     if isinstance(error, InterphoneError):
         logger.warning("%s", error)
     else:
@@ -56,6 +56,7 @@ class Tasks:
     def __init__(self, report: Callable[[Exception, tuple[object, ...]], None]) -> None:
         self.report = report
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._farewells: set[asyncio.Task[Any]] = set()
         self._pool: ThreadPoolExecutor | None = None
 
     def spawn(self, coroutine: Coroutine[Any, Any, object]) -> None:
@@ -69,6 +70,13 @@ class Tasks:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return task
+
+    def see_out(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """Run a coroutine that `close` waits for without cancelling it: an `on_close`."""
+        task = _start(coroutine)
+        if not task.done():
+            self._farewells.add(task)
+            task.add_done_callback(self._farewells.discard)
 
     async def in_thread(self, function: Callable[..., R], *args: Any) -> R:
         """Run a function in a worker thread, in a copy of this context."""
@@ -91,6 +99,8 @@ class Tasks:
             if stubborn:
                 logger.warning("%d handlers ignore that they are cancelled", len(stubborn))
                 break
+        while farewells := self._farewells - {asyncio.current_task()}:
+            await asyncio.wait(farewells)
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
@@ -117,7 +127,9 @@ class Handler:
         waits = _waits(function)
         place = on or ("loop" if waits else "thread")
         if waits and place != "loop":
-            raise ValueError(f"{function!r} is a coroutine function: it runs on the loop, not {place!r}")
+            raise ValueError(
+                f"{function!r} is a coroutine function: it runs on the loop, not {place!r}"
+            )
         if not waits and place == "loop":
             raise ValueError(f"{function!r} is a plain function: run it on a 'thread' or 'inline'")
         self.function = function

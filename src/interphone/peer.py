@@ -108,7 +108,9 @@ class Peer:
         self.unheard = 0
 
     def __repr__(self) -> str:
-        return f"<Peer {self.id or '?'} {self._session.state.value}, pending {self._session.pending}>"
+        return (
+            f"<Peer {self.id or '?'} {self._session.state.value}, pending {self._session.pending}>"
+        )
 
     # What users may know
 
@@ -231,7 +233,9 @@ class Peer:
         self.connection.check_caller()
         self.connection.go_on_reading("paused")
 
-    async def close(self, reason: object = None, *, grace: float = 5.0, reconnect: bool = False) -> bool:
+    async def close(
+        self, reason: object = None, *, grace: float = 5.0, reconnect: bool = False
+    ) -> bool:
         """Say goodbye: own requests fail, running handlers finish, then the connection ends.
 
         Args:
@@ -444,7 +448,9 @@ class Peer:
         try:
             self._session.fail(nonce, failure)
         except (PayloadError, MessageTooBig):  # its message or data cannot go over
-            self._session.fail(nonce, Failure(failure.code, "an error that cannot be sent", failure.kind))
+            self._session.fail(
+                nonce, Failure(failure.code, "an error that cannot be sent", failure.kind)
+            )
         self.connection.flush_soon()
 
     def reply(self, nonce: Nonce, value: object) -> None:
@@ -480,7 +486,9 @@ class Peer:
             return  # a handler closes its own peer: it would wait for itself
         if self._inflight and grace > 0:
             self._idle = self._loop.create_future()
-            await asyncio.wait([self._idle, self.connection.closed], timeout=grace, return_when="FIRST_COMPLETED")
+            await asyncio.wait(
+                [self._idle, self.connection.closed], timeout=grace, return_when="FIRST_COMPLETED"
+            )
         for task in self._answers:
             task.cancel()
 
@@ -495,10 +503,14 @@ class Peer:
     def _on_lost(self, error: InterphoneError) -> None:
         for task in self._answers:
             task.cancel()  # nobody waits for these answers any more
+        self._events.lost(self, error)
+
+    def when_heard(self, then: Callable[[], None]) -> None:
+        """Call `then` when every message that came has been handled; for a Server."""
         if self._reader is None:
-            self._events.lost(self, error)
-        else:  # what was received is handled first
-            self._reader.add_done_callback(lambda _: self._events.lost(self, error))
+            then()
+        else:
+            self._reader.add_done_callback(lambda _: then())
 
 
 def reason_of(error: InterphoneError) -> Any:

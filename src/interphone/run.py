@@ -26,7 +26,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def run(main: Coroutine[Any, Any, R], *, debug: bool | None = None) -> R:
     """Run a coroutine to its end, as `asyncio.run`, on the fastest loop there is.
 
-        interphone.run(main())
+    interphone.run(main())
     """
     with asyncio.Runner(debug=debug, loop_factory=loop_factory()) as runner:
         return runner.run(main)

@@ -86,7 +86,7 @@ class Server:
             `net_ipc_path(…)`, `tcp_address(…)` or a `MemoryAddress`.
         limits: What each peer may cost.
         max_connections: Open connections; one more is refused.
-        max_incomplete: Connections that have not finished the handshake; one more evicts the oldest.
+        max_incomplete: Unfinished handshakes; one more evicts the oldest.
         max_subscriptions: Subscriptions of all peers together.
         generate_id: Makes the id of a new peer.
         compress: Grant compression to Node clients that ask for it.
@@ -135,6 +135,7 @@ class Server:
         self._finished: asyncio.Future[None] | None = None
         self._peers: dict[str, Peer] = {}
         self._incomplete: dict[Peer, asyncio.Task[None] | None] = {}
+        self._starting = False
         self._paused = False
         self._authorize: Callable[[Peer, Any], object] | None = None
         self._tasks = Tasks(self._report_handler)
@@ -191,12 +192,15 @@ class Server:
             AddressError: The place is not safe, or does not exist.
             LocalProtocolError: It is started already.
         """
-        if self._listener is not None:
+        if self._listener is not None or self._starting:
             raise LocalProtocolError("the server is started already")
-        self._closing = None
-        self._listener = await listen(
-            self._address, self._new_connection, allowed_uids=self._allowed_uids, tls=self._tls
-        )
+        self._starting = True
+        try:
+            self._listener = await listen(
+                self._address, self._new_connection, allowed_uids=self._allowed_uids, tls=self._tls
+            )
+        finally:
+            self._starting = False
         self.on_ready.fire(self.address)
 
     async def serve_forever(self) -> None:
@@ -210,7 +214,11 @@ class Server:
             await self.close()
 
     async def close(
-        self, reason: object = "Server was shut down", *, grace: float = 5.0, allow_reconnect: bool = False
+        self,
+        reason: object = "Server was shut down",
+        *,
+        grace: float = 5.0,
+        allow_reconnect: bool = False,
     ) -> None:
         """Stop listening, say goodbye to every peer, end the handlers. Idempotent.
 
@@ -224,37 +232,48 @@ class Server:
         if self._closing is not None:
             await asyncio.shield(self._closing)
             return
-        self._closing = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._closing = loop.create_future()
+        until = loop.time() + grace
         self._listener.close()
         try:
             for peer in tuple(self._incomplete):
                 peer.connection.abort(ConnectionClosed(reason))
-            goodbyes = [
-                peer.close(reason, grace=grace, reconnect=allow_reconnect) for peer in self._peers.values()
-            ]
-            await asyncio.gather(*goodbyes, return_exceptions=True)
+            await asyncio.gather(
+                *(
+                    peer.close(reason, grace=grace, reconnect=allow_reconnect)
+                    for peer in self._peers.values()
+                ),
+                return_exceptions=True,
+            )
+        except asyncio.CancelledError:
+            until = 0
+            raise
         finally:
-            await self._closed(grace)
+            await self._tidy(max(0.0, until - loop.time()))
 
-    async def _closed(self, grace: float) -> None:
+    async def _tidy(self, grace: float) -> None:
         for peer in (*self._peers.values(), *self._incomplete):
             peer.connection.abort(ConnectionClosed("Server was shut down"))
         self._exchange.close()
-        self.on_close.fire()
         await self._tasks.close(grace)
+        for coroutine in self.on_close.start():
+            await self.on_close.guard(coroutine, ())
         self._listener = None
-        closing, self._closing = self._closing, None
-        if closing is not None:
-            closing.set_result(None)
-        if self._finished is not None and not self._finished.done():
-            self._finished.set_result(None)
+        for future in (self._closing, self._finished):
+            if future is not None and not future.done():
+                future.set_result(None)
+        self._closing = None
 
     async def __aenter__(self) -> Self:
         await self.start()
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self.close(grace=5.0 if exc is None else 0)
 
@@ -288,10 +307,13 @@ class Server:
         if len(self._incomplete) > self._max_incomplete:
             oldest = next(iter(self._incomplete))
             self._report(RemoteProtocolError("evicted: too many unfinished handshakes"), oldest)
-            oldest.connection.abort(RemoteProtocolError("too many unfinished handshakes", code="full"))
+            oldest.connection.abort(
+                RemoteProtocolError("too many unfinished handshakes", code="full")
+            )
 
     def _hello(self, peer: Peer, hello: Hello) -> None:
-        """A client asks to come in."""
+        """A client asks to come in; until that is decided, no more of it is read."""
+        peer.connection.stop_reading("connecting")
         codec = peer.protocol.codec
         try:
             peer.payload = codec.decode(hello.extras) if hello.extras else None
@@ -322,13 +344,16 @@ class Server:
         """The id a client had before, if nobody living has it; else a new one."""
         if isinstance(wanted, str) and 0 < len(wanted) <= 255 and not self._taken(wanted):
             return wanted
-        made = self._generate_id()
-        if not isinstance(made, str) or not made or self._taken(made):
-            self._report(ValueError(f"generate_id gave {made!r}, which is no new id"), None)
-            made = _new_id()
-        return made
+        try:
+            made = self._generate_id()
+            if isinstance(made, str) and made and not self._taken(made):
+                return made
+            raise ValueError(f"generate_id gave {made!r}, which is no new id")
+        except Exception as exc:
+            self._report(exc, None)
+            return _new_id()
 
-    def _taken(self, id: str) -> bool:  # noqa: A002  the vocabulary
+    def _taken(self, id: str) -> bool:
         return id in self._peers or any(other.id == id for other in self._incomplete)
 
     def _admit(self, peer: Peer) -> None:
@@ -343,10 +368,9 @@ class Server:
         connection.flush_soon()
         self._peers[peer.id] = peer
         self._exchange.welcome_back(peer)
-        # Coroutines of on_connect take their first step before the first message is dispatched.
-        connection.stop_reading("connecting")
         if self._paused:
             peer.pause()
+        # Coroutines of on_connect take their first step before the first message is dispatched.
         self.on_connect.fire(peer, peer.payload)
         connection.go_on_reading("connecting")
 
@@ -355,10 +379,11 @@ class Server:
         if peer.connection.closed.done():
             return
         peer.protocol.refuse(reason, code=code, id=peer.id)
+        peer.connection.go_on_reading("connecting")
         peer.connection.hang_up()
 
     def _lost(self, peer: Peer, error: InterphoneError) -> None:
-        """A connection ended, and everything it sent has been handled."""
+        """A connection ended."""
         deciding = self._incomplete.pop(peer, None)
         if deciding is not None:
             deciding.cancel()
@@ -366,7 +391,7 @@ class Server:
         self._exchange.drop(peer, remember=remember)
         if self._peers.get(peer.id) is peer:
             del self._peers[peer.id]
-            self.on_disconnect.fire(peer, reason_of(error))
+            peer.when_heard(lambda: self.on_disconnect.fire(peer, reason_of(error)))
 
     # To many
 
@@ -390,7 +415,9 @@ class Server:
         self, data: object, *, returns: Any = Any, timeout: float | None = DEFAULT_TIMEOUT
     ) -> list[Outcome[Any]]:
         """Ask every peer the same; return one outcome for each, in the order of `peers`."""
-        return await self._ask_all(lambda peer: peer.request(data, returns=returns, timeout=timeout))
+        return await self._ask_all(
+            lambda peer: peer.request(data, returns=returns, timeout=timeout)
+        )
 
     async def ping(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> list[Outcome[float]]:
         """Ping every peer; return one outcome for each: seconds, or an error."""
@@ -454,7 +481,7 @@ class Server:
     def on_topic(
         self, *topics: str, of: Any = Any, overflow: OverflowPolicy = "drop_oldest"
     ) -> Callable[[TopicHandlerT], TopicHandlerT]:
-        """Handle what peers publish, one at a time, in order: ``@server.on_topic("a", of=Item)``."""
+        """Handle what peers publish, in order: ``@server.on_topic("a", of=Item)``."""
 
         def register(handler: TopicHandlerT) -> TopicHandlerT:
             reader = TopicHandler(self._hub, topics, of, handler, self._tasks, overflow=overflow)

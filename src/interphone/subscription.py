@@ -144,7 +144,10 @@ class Subscription(Generic[T]):
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self.close()
 
@@ -169,7 +172,9 @@ class Subscription(Generic[T]):
             if self._ended:
                 raise StopAsyncIteration
             if not self._attached:
-                raise LocalProtocolError("enter the subscription first: async with client.subscribe(…)")
+                raise LocalProtocolError(
+                    "enter the subscription first: async with client.subscribe(…)"
+                )
             await self._wait()
         return self._take()
 
@@ -213,9 +218,10 @@ class Subscription(Generic[T]):
         if self._overflow == "latest":
             self._forget(topic)
         size = len(bytes(raw))
-        if len(self._queue) >= self._max_queue or (self._queue and self._bytes + size > MAX_QUEUE_BYTES):
-            if not self._make_room(topic):
-                return
+        full = len(self._queue) >= self._max_queue
+        full = full or bool(self._queue and self._bytes + size > MAX_QUEUE_BYTES)
+        if full and not self._make_room(topic):
+            return
         self._queue.append((topic, raw, codec))
         self._bytes += size
         self._notify()
@@ -353,6 +359,8 @@ class Subscriptions:
         return {subscription for topic in self.names() for subscription in self.on(topic)}
 
     def end(self, error: InterphoneError | None = None) -> None:
-        """End every iteration."""
+        """End every iteration. Handlers stay: they live as long as their Server or Client."""
         for subscription in self.all():
-            subscription.end(error)
+            if not isinstance(subscription, TopicHandler):
+                subscription.end(error)
+                self.remove(subscription, subscription.topics)

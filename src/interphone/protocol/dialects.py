@@ -45,9 +45,17 @@ class Dialect(Protocol):
         """Return any packet; an `ABSENT` payload is left out."""
         ...
 
-    def message(self, payload: bytes) -> bytes: ...
-    def request(self, payload: bytes, nonce: str) -> bytes: ...
-    def response(self, payload: bytes, nonce: object) -> bytes: ...
+    def message(self, payload: bytes) -> bytes:
+        """Return a MESSAGE."""
+        ...
+
+    def request(self, payload: bytes, nonce: str) -> bytes:
+        """Return a REQUEST with a nonce of ours."""
+        ...
+
+    def response(self, payload: bytes, nonce: object) -> bytes:
+        """Return a RESPONSE with the nonce as it came."""
+        ...
 
     def publication(self, topic: str, payload: bytes | msgspec.Raw) -> bytes:
         """Return the payload ``{"pub": topic, "message": payload}``."""
@@ -62,6 +70,7 @@ class ClassicJson:
         self._encode = codec.encode
 
     def read(self, body: bytes) -> Packet | None:
+        """See `Dialect`."""
         self.codec.check(body)
         try:
             return _json_packet(body)
@@ -79,6 +88,7 @@ class ClassicJson:
         mark: str | None = None,
         failure: Failure | None = None,
     ) -> bytes:
+        """See `Dialect`."""
         parts = [b'{"t":%d' % kind]
         if payload:
             parts += [b',"d":', bytes(payload)]
@@ -94,17 +104,21 @@ class ClassicJson:
     # Hot path: one formatting each, for the packets that come by the thousand.
 
     def message(self, payload: bytes) -> bytes:
+        """See `Dialect`."""
         return b'{"t":1,"d":%b}' % payload
 
     def request(self, payload: bytes, nonce: str) -> bytes:
+        """See `Dialect`."""
         return b'{"t":2,"d":%b,"n":"%b"}' % (payload, nonce.encode())
 
     def response(self, payload: bytes, nonce: object) -> bytes:
+        """See `Dialect`."""
         if type(nonce) is str and nonce.isalnum() and nonce.isascii():
             return b'{"t":3,"d":%b,"n":"%b"}' % (payload, nonce.encode())
         return self.packet(RESPONSE, payload, nonce)
 
     def publication(self, topic: str, payload: bytes | msgspec.Raw) -> bytes:
+        """See `Dialect`."""
         if not payload:
             return b'{"pub":%b}' % self._encode(topic)
         return b'{"pub":%b,"message":%b}' % (self._encode(topic), bytes(payload))
@@ -165,6 +179,7 @@ class ClassicMessagePack:
         self._encode = codec.encode
 
     def read(self, body: bytes) -> Packet | None:
+        """See `Dialect`."""
         self.codec.check(body)
         packet: Packet | None
         try:
@@ -193,6 +208,7 @@ class ClassicMessagePack:
         mark: str | None = None,
         failure: Failure | None = None,
     ) -> bytes:
+        """See `Dialect`."""
         parts = [b"\xa1t%c" % kind, b"\xa1d", bytes(payload) or UNDEFINED]
         if nonce:
             parts += [b"\xa1n", self._encode(nonce)]
@@ -204,15 +220,19 @@ class ClassicMessagePack:
         return b"%c%b" % (0x80 | keys, b"".join(parts))
 
     def message(self, payload: bytes) -> bytes:
+        """See `Dialect`."""
         return self.packet(MESSAGE, payload)
 
     def request(self, payload: bytes, nonce: str) -> bytes:
+        """See `Dialect`."""
         return self.packet(REQUEST, payload, nonce)
 
     def response(self, payload: bytes, nonce: object) -> bytes:
+        """See `Dialect`."""
         return self.packet(RESPONSE, payload, nonce)
 
     def publication(self, topic: str, payload: bytes | msgspec.Raw) -> bytes:
+        """See `Dialect`."""
         if not payload:
             return b"\x81\xa3pub" + self._encode(topic)
         return b"\x82\xa3pub%b\xa7message%b" % (self._encode(topic), bytes(payload))

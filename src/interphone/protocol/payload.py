@@ -73,6 +73,7 @@ class Json:
         self.max_depth = max_depth
 
     def encode(self, value: object) -> bytes:
+        """See `Codec`."""
         try:
             encoded = _encode_json(value)
         except RecursionError:
@@ -81,12 +82,13 @@ class Json:
             if not self.lenient:
                 raise PayloadError(f"a string is no valid Unicode: {exc}") from exc
             encoded = _lenient_json_bytes(value)
-        except Exception as exc:  # noqa: BLE001  whatever a user's type raises while it is encoded
+        except Exception as exc:
             raise PayloadError(f"the value cannot be encoded: {exc}") from exc
         check_json_depth(encoded, self.max_depth)
         return encoded
 
     def decode(self, raw: Bytes, of: Any = Any) -> Any:
+        """See `Codec`."""
         try:
             return _json_decoder(of)(raw)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
@@ -95,7 +97,8 @@ class Json:
         return _converted(lenient_json(bytes(raw)), of)
 
     def check(self, body: bytes) -> None:
-        check_json_depth(body, self.max_depth + 1)  # the packet around the payload
+        """See `Codec`; the packet around the payload adds one level."""
+        check_json_depth(body, self.max_depth + 1)
 
 
 _encode_json = msgspec.json.Encoder().encode
@@ -123,7 +126,7 @@ def _lenient_json_bytes(value: object) -> bytes:
     try:
         plain = msgspec.to_builtins(value, str_keys=True)
         text = json.dumps(_finite(plain), allow_nan=False, separators=(",", ":"))
-    except Exception as exc:  # noqa: BLE001  whatever a user's type raises while it is encoded
+    except Exception as exc:
         raise PayloadError(f"the value cannot be encoded: {exc}") from exc
     return text.encode()
 
@@ -159,16 +162,18 @@ class MessagePack:
         self.max_depth = max_depth
 
     def encode(self, value: object) -> bytes:
+        """See `Codec`."""
         try:
             encoded = _encode_msgpack(_for_node(value) if self.lenient else value)
         except RecursionError:
             raise PayloadError("the value nests too deeply, or contains itself") from None
-        except Exception as exc:  # noqa: BLE001  whatever a user's type raises while it is encoded
+        except Exception as exc:
             raise PayloadError(f"the value cannot be encoded: {exc}") from exc
         check_msgpack_depth(encoded, self.max_depth)
         return encoded
 
     def decode(self, raw: Bytes, of: Any = Any) -> Any:
+        """See `Codec`."""
         try:
             return _msgpack_decoder(of)(raw)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
@@ -177,6 +182,7 @@ class MessagePack:
         return _converted(lenient_msgpack(bytes(raw)), of)
 
     def check(self, body: bytes) -> None:
+        """See `Codec`; the packet around the payload adds one level."""
         check_msgpack_depth(body, self.max_depth + 1)
 
 
@@ -222,7 +228,7 @@ def lenient_msgpack(body: bytes) -> Any:
 
 
 class _LenientReader:
-    """Reads MessagePack as msgpackr does, with U+FFFD for bad UTF-8. Only for what msgspec refuses."""
+    """Reads MessagePack as msgpackr does; only for what msgspec refuses."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -294,7 +300,9 @@ class _LenientReader:
 
 _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 _NUMBERS = dict(
-    zip(range(0xCA, 0xD4), (">f", ">d", ">B", ">H", ">I", ">Q", ">b", ">h", ">i", ">q"), strict=True)
+    zip(
+        range(0xCA, 0xD4), (">f", ">d", ">B", ">H", ">I", ">Q", ">b", ">h", ">i", ">q"), strict=True
+    )
 )
 _SIZED: dict[int, tuple[str, Any]] = {
     **{0xC4 + n: (form, _LenientReader._bytes) for n, form in enumerate((">B", ">H", ">I"))},
@@ -371,8 +379,10 @@ def _skip(body: bytes, at: int) -> tuple[int | None, int]:
     return None, at + 1 + width + size + extra
 
 
-_WIDTHS = {lead: (0, 0) for lead in range(0xC0, 0xE0)}
-_WIDTHS |= {lead: (0, 1 << n) for first in (0xC4, 0xD9) for n, lead in enumerate(range(first, first + 3))}
+_WIDTHS = dict.fromkeys(range(192, 224), (0, 0))
+_WIDTHS |= {
+    lead: (0, 1 << n) for first in (0xC4, 0xD9) for n, lead in enumerate(range(first, first + 3))
+}
 _WIDTHS |= {0xC7 + n: (1, 1 << n) for n in range(3)}
 _WIDTHS |= {0xCA: (4, 0), 0xCB: (8, 0)}
 _WIDTHS |= {0xCC + n: (1 << n, 0) for n in range(4)} | {0xD0 + n: (1 << n, 0) for n in range(4)}

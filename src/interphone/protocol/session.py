@@ -74,6 +74,7 @@ Nonce = Any  # whatever the asker chose; echoed as it came
 
 PREAMBLE = b"IPC"
 ORPHAN = "closing orphaned connection"  # net-ipc's words for a connection that never opened
+PADDING = b'\x87{"t":7}'  # a packet of no known type
 MAX_UNREADABLE = 16  # bodies in a row that are no packet
 SHAPE = re.compile(rb'"?(?:pub|sub|unsub)')  # in either codec; a hint, decided by decoding
 LAG = 1.0  # seconds a tick may be late before it is our own delay that silenced the peer
@@ -156,7 +157,9 @@ class Session:
         self._messagepack = messagepack
         self._upgrades = upgrades
         self._heartbeat = heartbeat
-        self._wire = Wire(limit=self.limits.max_handshake_frame, max_pending=self.limits.max_pending)
+        self._wire = Wire(
+            limit=self.limits.max_handshake_frame, max_pending=self.limits.max_pending
+        )
         self._dialect: Dialect = ClassicJson(Json(lenient=True, max_depth=self.limits.max_depth))
         self._deflate: Any = None
         self._inflate: Any = None
@@ -273,7 +276,9 @@ class Session:
         try:
             data: bytes = self._inflate.decompress(body, limit + 1)
         except zlib.error as exc:
-            raise RemoteProtocolError(f"a frame that does not inflate: {exc}", code="bad-deflate") from exc
+            raise RemoteProtocolError(
+                f"a frame that does not inflate: {exc}", code="bad-deflate"
+            ) from exc
         if len(data) > limit:
             raise MessageTooBig(size=len(data), limit=limit)
         if self._inflate.eof:
@@ -320,7 +325,7 @@ class Session:
         self,
         payload: bytes | None = None,
         *,
-        id: str | None = None,  # noqa: A002  the name on the wire
+        id: str | None = None,
         upgrade_to: str | None = None,
         host: str | None = None,
     ) -> None:
@@ -356,6 +361,8 @@ class Session:
         self.interphone = _is_identity(hello.interphone)
         self._compress = self._compress and bool(hello.compress)
         self._messagepack = self._messagepack and bool(hello.messagepack)
+        if hello.compress is hello.messagepack is msgspec.UNSET:
+            self._wire.pad = PADDING  # the client is @isdk/ipc-server's
         self.hold()
         self._react.hello(hello)
 
@@ -368,13 +375,13 @@ class Session:
         except PayloadError:
             return of()
 
-    def accept(self, id: str) -> None:  # noqa: A002  the name on the wire
+    def accept(self, id: str) -> None:
         """Let the client in that `hello` was about. Call `resume` afterwards."""
         self._reply(id)
         self._enter(State.OPEN)
         self._opened()
 
-    def refuse(self, reason: Any = None, *, code: str = "refused", id: str = "") -> None:  # noqa: A002
+    def refuse(self, reason: Any = None, *, code: str = "refused", id: str = "") -> None:
         """Turn the client away that `hello` was about; the driver hangs up after a moment.
 
         A Node client gets a reply first: without one its `connect()` never settles (wire.md).
@@ -385,9 +392,10 @@ class Session:
         self._hello = None
         self._put_end(reason, code=code)
         self._enter(State.CLOSING)
+        self._wire.stopped = False  # what still comes is read, and dropped
         self.error = ConnectionClosed(reason)
 
-    def _reply(self, id: str) -> None:  # noqa: A002
+    def _reply(self, id: str) -> None:
         assert self._hello is not None  # the driver answers a hello, once
         hello = self._shape(self._hello.d, Hello)
         welcome = Welcome(id=id)
@@ -411,7 +419,7 @@ class Session:
         self._enter(State.OPEN)
         self._opened()
         if self.isdk:
-            self._wire.pad = b'\x87{"t":7}'
+            self._wire.pad = PADDING
         self._react.opened(welcome)
 
     def _opened(self) -> None:
@@ -490,7 +498,9 @@ class Session:
         if SHAPE.search(payload) is None:
             return {}
         try:
-            keys: dict[str, msgspec.Raw] = self._dialect.codec.decode(payload, dict[str, msgspec.Raw])
+            keys: dict[str, msgspec.Raw] = self._dialect.codec.decode(
+                payload, dict[str, msgspec.Raw]
+            )
         except PayloadError:
             return {}
         return keys
@@ -600,7 +610,12 @@ class Session:
         return self._put_request(nonce, self._dialect.packet(PING, ABSENT, nonce))
 
     def subscribe(
-        self, topics: Iterable[str], token: object, *, now: float = 0.0, timeout: float | None = None
+        self,
+        topics: Iterable[str],
+        token: object,
+        *,
+        now: float = 0.0,
+        timeout: float | None = None,
     ) -> str:
         """Ask the server for publications on these topics."""
         names = list(topics)
@@ -609,7 +624,12 @@ class Session:
         return nonce
 
     def unsubscribe(
-        self, topics: Iterable[str], token: object, *, now: float = 0.0, timeout: float | None = None
+        self,
+        topics: Iterable[str],
+        token: object,
+        *,
+        now: float = 0.0,
+        timeout: float | None = None,
     ) -> str:
         """Ask the server to send them no more."""
         names = list(topics)
@@ -621,10 +641,18 @@ class Session:
         return encoded
 
     def ask_to_publish(
-        self, topic: str, payload: bytes, token: object, *, now: float = 0.0, timeout: float | None = None
+        self,
+        topic: str,
+        payload: bytes,
+        token: object,
+        *,
+        now: float = 0.0,
+        timeout: float | None = None,
     ) -> str:
         """Ask the server to publish; the payload is encoded already."""
-        return self._put_marked("pub", self._dialect.publication(topic, payload), token, now, timeout)
+        return self._put_marked(
+            "pub", self._dialect.publication(topic, payload), token, now, timeout
+        )
 
     def _put_marked(
         self, kind: str, payload: bytes, token: object, now: float, timeout: float | None
@@ -641,7 +669,9 @@ class Session:
 
         `whole` is the object a Node publisher sent: Node subscribers get all its keys.
         """
-        value = self._dialect.publication(topic, payload) if whole is None or self.interphone else whole
+        value = (
+            self._dialect.publication(topic, payload) if whole is None or self.interphone else whole
+        )
         return self._dialect.packet(MESSAGE, value, mark="pub" if self.interphone else None)
 
     def message_body(self, payload: bytes) -> bytes:
@@ -671,7 +701,11 @@ class Session:
         elif self.interphone:
             self._put(self._dialect.packet(RESPONSE, ABSENT, nonce, failure=failure))
         else:
-            error = {"code": NODE_CODES[failure.code], "message": _sentence(failure), "data": failure.data}
+            error = {
+                "code": NODE_CODES[failure.code],
+                "message": _sentence(failure),
+                "data": failure.data,
+            }
             if failure.data is None:
                 del error["data"]
             shape = self.codec.encode({"jsonrpc": "2.0", "error": error})
@@ -775,7 +809,9 @@ class Session:
     def _beat(self, now: float) -> None:
         assert self._heartbeat is not None
         silent = now - self.heard
-        if silent < self._heartbeat or self._wire.stopped:  # while we do not read it is not the peer
+        if (
+            silent < self._heartbeat or self._wire.stopped
+        ):  # while we do not read it is not the peer
             self._pinged = False
             self._heartbeat_due = (now if self._wire.stopped else self.heard) + self._heartbeat
         elif not self._pinged:

@@ -30,7 +30,9 @@ MAX_HEAD = 4096
 MAX_HEADERS = 16
 
 _BLANK_LINE = b"\r\n\r\n"
-_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\t]*?)[ \t]*\Z")  # RFC 9112, 5
+_HEADER = re.compile(
+    r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\t]*?)[ \t]*\Z"
+)  # RFC 9112, 5
 _BODY = {"content-length", "transfer-encoding"}
 _SWITCHING = "HTTP/1.1 101 Switching Protocols"
 
@@ -39,7 +41,9 @@ REFUSAL = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
 
 def request(name: str, host: str | None = None) -> bytes:
     """Return the head a client sends, as the Node packages do."""
-    head = f"GET / HTTP/1.1\r\nHost: {host or name}\r\nConnection: Upgrade\r\nUpgrade: {name}\r\n\r\n"
+    head = (
+        f"GET / HTTP/1.1\r\nHost: {host or name}\r\nConnection: Upgrade\r\nUpgrade: {name}\r\n\r\n"
+    )
     return head.encode("ascii")
 
 
@@ -72,13 +76,17 @@ def read_request(head: bytes) -> str:
     """
     line, headers = _parse(head)
     if line != "GET / HTTP/1.1":
-        raise RemoteProtocolError(f"an HTTP request that is no upgrade: {line[:75]!r}", code="bad-upgrade")
+        raise RemoteProtocolError(
+            f"an HTTP request that is no upgrade: {line[:75]!r}", code="bad-upgrade"
+        )
     for name in headers:
         if name in _BODY or name == "origin" or name.startswith("sec-"):
             raise RemoteProtocolError(f"an upgrade with the header {name!r}", code="bad-upgrade")
     name = headers.get("upgrade", "")
     if not _has_token(headers.get("connection", ""), "upgrade") or name not in NAMES:
-        raise RemoteProtocolError(f"an upgrade to {name[:75]!r}, not to one of {NAMES}", code="bad-upgrade")
+        raise RemoteProtocolError(
+            f"an upgrade to {name[:75]!r}, not to one of {NAMES}", code="bad-upgrade"
+        )
     return name
 
 
@@ -91,7 +99,9 @@ def check_reply(head: bytes, name: str) -> None:
     if line != _SWITCHING:
         raise HandshakeError(f"the server refused the HTTP upgrade: {line[:75]!r}")
     if not _has_token(headers.get("connection", ""), "upgrade") or headers.get("upgrade") != name:
-        raise HandshakeError(f"the server upgraded to {headers.get('upgrade', '')[:75]!r}, not {name!r}")
+        raise HandshakeError(
+            f"the server upgraded to {headers.get('upgrade', '')[:75]!r}, not {name!r}"
+        )
 
 
 def _parse(head: bytes) -> tuple[str, dict[str, str]]:

@@ -54,8 +54,17 @@ class Wire:
     """
 
     __slots__ = (
-        "_held", "_need", "_next", "_out", "limit", "max_pending", "pad", "pending", "queued", "stopped"
-    )  # fmt: skip
+        "_held",
+        "_need",
+        "_next",
+        "_out",
+        "limit",
+        "max_pending",
+        "pad",
+        "pending",
+        "queued",
+        "stopped",
+    )
 
     def __init__(self, *, limit: int, max_pending: int) -> None:
         self.limit = limit
@@ -115,7 +124,9 @@ class Wire:
             if digit > 127:
                 return length, position + 1
         if len(data) >= last:
-            raise RemoteProtocolError(f"a length tag has more than {MAX_TAG} digits", code="bad-tag")
+            raise RemoteProtocolError(
+                f"a length tag has more than {MAX_TAG} digits", code="bad-tag"
+            )
         return 0, 0
 
     def unfinished(self) -> bool:
