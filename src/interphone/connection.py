@@ -28,11 +28,13 @@ from .errors import (
 )
 from .protocol.session import Reactions, Session
 from .protocol.states import State
+from .transports import hung_up
 
 __all__ = ["Connection"]
 
 FLUSH_AT = 2048
 BUFFER = 64 * 1024
+WATCH = 0.5  # seconds between two looks at a peer that is not read because it keeps us busy
 
 _buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
 
@@ -59,11 +61,13 @@ class Connection(asyncio.BufferedProtocol):
         *,
         made: Callable[[], None],
         lost: Callable[[InterphoneError], None],
+        abandoned: Callable[[], None],
     ) -> None:
         self._session = session
         self._react = react
         self._made = made
         self._lost = lost
+        self._abandoned = abandoned
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
         self._buffer = _buffer_of(self._loop)
@@ -76,6 +80,7 @@ class Connection(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._watch_timer: asyncio.TimerHandle | None = None
         self._written = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self.blocked = False
@@ -119,10 +124,10 @@ class Connection(asyncio.BufferedProtocol):
         """The transport is gone; whoever waits for anything is told."""
         session = self._session
         error = session.error or ConnectionLost(_why(exc, cut=session.unfinished()))
-        for timer in (self._timer, self._end_timer, self._stall_timer):
+        for timer in (self._timer, self._end_timer, self._stall_timer, self._watch_timer):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._end_timer = self._stall_timer = None
+        self._timer = self._end_timer = self._stall_timer = self._watch_timer = None
         session.lose(error, self._react)
         self.blocked = False
         for waiter in self._waiters:
@@ -155,6 +160,16 @@ class Connection(asyncio.BufferedProtocol):
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.pause_reading()
         self._stopped.add(why)
+        if why == "busy" and self._watch_timer is None:
+            self._watch_timer = self._loop.call_later(WATCH, self._watch)
+
+    def _watch(self) -> None:
+        """Whoever does not read does not see the end of the stream either: look for it."""
+        self._watch_timer = None
+        if "busy" in self._stopped and self._transport is not None:
+            if hung_up(self._transport):
+                self._abandoned()
+            self._watch_timer = self._loop.call_later(WATCH, self._watch)
 
     def go_on_reading(self, why: str) -> None:
         """Take one reason back."""

@@ -184,9 +184,9 @@ class Chain(Generic[P]):
                 return
         raise ValueError(f"{handler!r} is not registered")
 
-    async def answer(self, tasks: Tasks, *args: Any) -> object:
-        """Ask the handlers in turn; `PASS` if none of them answers."""
-        for handler in self.handlers:
+    async def answer(self, tasks: Tasks, args: tuple[Any, ...], *, asked: int = 0) -> object:
+        """Ask the handlers in turn, but for those `asked` already; `PASS` if none answers."""
+        for handler in self.handlers[asked:]:
             if handler.place == "thread":
                 result: Any = await tasks.in_thread(handler.function, *args)
             else:

@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from inspect import iscoroutine
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -29,7 +30,7 @@ from .errors import (
     RequestTimeout,
     Unsupported,
 )
-from .handlers import PASS, Handlers
+from .handlers import PASS, Handler, Handlers
 from .protocol.messages import Failure, Goodbye, Hello, Welcome, failure_of
 from .protocol.session import Counts, Nonce, Reactions, Session
 from .protocol.states import State
@@ -95,7 +96,11 @@ class Peer:
             violated=self._on_violated,
         )
         self.connection = Connection(
-            session, self._react, made=partial(events.made, self), lost=self._on_lost
+            session,
+            self._react,
+            made=partial(events.made, self),
+            lost=self._on_lost,
+            abandoned=self._abandon_answers,
         )
         self._loop = asyncio.get_running_loop()
         self._answers: set[asyncio.Task[None]] = set()  # request handlers under way
@@ -381,43 +386,43 @@ class Peer:
             self._take_on(raw)
         elif self._session.state is State.DRAINING:
             self._session.fail(nonce, Failure("closing", "the peer is closing"))
-        elif chain and chain[0].inline and self._answer_inline(nonce, raw, chain[0].function):
-            pass
-        else:
-            self._take_on(raw)
-            task = self._handlers.tasks.start(self._answer(nonce, raw))
-            if not task.done():
-                self._answers.add(task)
-                task.add_done_callback(self._answers.discard)
+        elif not (chain and chain[0].inline and self._answer_inline(nonce, raw, chain[0])):
+            self._answer_later(nonce, raw)
 
-    def _answer_inline(self, nonce: Nonce, raw: msgspec.Raw, handler: Any) -> bool:
-        """Answer without a task; False if the handler passes, and the others are to be asked."""
+    def _answer_inline(self, nonce: Nonce, raw: msgspec.Raw, handler: Handler) -> bool:
+        """Ask the first handler without a task; False if its result has to be waited for."""
         try:
             data = self._session.codec.decode(raw) if raw else None
         except PayloadError:
             return False  # the long way says why
         try:
-            result = handler(*self._told, data)
+            result = handler.function(*self._told, data)
         except Exception as exc:
             self._fail(nonce, failure_of(exc), exc)
             return True
-        if result is not PASS:
+        if result is PASS or iscoroutine(result):
+            self._answer_later(nonce, raw, result)
+        else:
             self._respond(nonce, result)
-        return result is not PASS
+        return True
 
-    async def _answer(self, nonce: Nonce, raw: msgspec.Raw) -> None:
+    def _answer_later(self, nonce: Nonce, raw: msgspec.Raw, first: object = None) -> None:
+        """Answer in a task; `first` is what the first handler returned, if it was asked."""
+        self._take_on(raw)
+        task = self._handlers.tasks.start(self._answer(nonce, raw, first))
+        if not task.done():
+            self._answers.add(task)
+            task.add_done_callback(self._answers.discard)
+
+    async def _answer(self, nonce: Nonce, raw: msgspec.Raw, first: object) -> None:
         """Ask the handlers, and answer: with a result or with why there is none."""
-        chain, tasks = self._handlers.on_request, self._handlers.tasks
+        chain = self._handlers.on_request
         try:
-            data = self._session.codec.decode(raw) if raw else None
-        except PayloadError as exc:
-            self._let_go(raw)
-            self._fail(nonce, Failure("invalid", str(exc)), exc)
-            return
-        try:
-            result = await chain.answer(tasks, *self._told, data)
+            result = await self._ask_handlers(raw, first)
             if self.connection.crowded():
                 await self.connection.writable()
+        except _Unreadable as exc:
+            self._fail(nonce, Failure("invalid", str(exc)), exc.error)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -432,6 +437,18 @@ class Peer:
                 self._respond(nonce, result)
         finally:
             self._let_go(raw)
+
+    async def _ask_handlers(self, raw: msgspec.Raw, first: object) -> object:
+        chain, tasks = self._handlers.on_request, self._handlers.tasks
+        if iscoroutine(first):
+            first = await first
+            if first is not PASS:
+                return first
+        try:
+            data = self._session.codec.decode(raw) if raw else None
+        except PayloadError as exc:
+            raise _Unreadable(exc) from exc
+        return await chain.answer(tasks, (*self._told, data), asked=first is PASS)
 
     def _respond(self, nonce: Nonce, result: object) -> None:
         try:
@@ -501,9 +518,13 @@ class Peer:
         self._events.report(self, error)
 
     def _on_lost(self, error: InterphoneError) -> None:
-        for task in self._answers:
-            task.cancel()  # nobody waits for these answers any more
+        self._abandon_answers()
         self._events.lost(self, error)
+
+    def _abandon_answers(self) -> None:
+        """Nobody waits for them any more."""
+        for task in self._answers:
+            task.cancel()
 
     def when_heard(self, then: Callable[[], None]) -> None:
         """Call `then` when every message that came has been handled; for a Server."""
@@ -511,6 +532,14 @@ class Peer:
             then()
         else:
             self._reader.add_done_callback(lambda _: then())
+
+
+class _Unreadable(Exception):
+    """A request's payload cannot be decoded: the asker's fault, not a handler's."""
+
+    def __init__(self, error: PayloadError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def reason_of(error: InterphoneError) -> Any:

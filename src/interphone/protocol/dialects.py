@@ -7,15 +7,23 @@ once however many subscribers it has.
 
 from __future__ import annotations
 
-import json
-import re
 from typing import Any, Protocol
 
 import msgspec
 
 from ..errors import PayloadError
 from .messages import MESSAGE, REQUEST, RESPONSE, Failure, Packet
-from .payload import ABSENT, UNDEFINED, Codec, Json, MessagePack, lenient_json, lenient_msgpack
+from .payload import (
+    ABSENT,
+    UNDEFINED,
+    Codec,
+    Json,
+    MessagePack,
+    lenient_json,
+    lenient_json_members,
+    lenient_msgpack,
+    lenient_msgpack_members,
+)
 
 __all__ = ["ClassicJson", "ClassicMessagePack", "Dialect"]
 
@@ -125,12 +133,6 @@ class ClassicJson:
 
 
 _json_packet = msgspec.json.Decoder(Packet).decode
-_BLANK = re.compile(r"[ \t\n\r]*")
-_scan = json.JSONDecoder(parse_constant=lambda name: _refuse(name)).raw_decode
-
-
-def _refuse(what: str) -> None:
-    raise ValueError(f"{what} is not JSON")
 
 
 def _lenient_packet(body: bytes) -> Packet | None:
@@ -140,35 +142,12 @@ def _lenient_packet(body: bytes) -> Packet | None:
         raise PayloadError("no packet: null")
     if not isinstance(value, dict) or not _is_type(value.get("t")):
         return None
-    text = body.decode("utf-8", "replace")
-    payload = msgspec.Raw(_span_of_d(text).encode()) if "d" in value else ABSENT
+    payload = lenient_json_members(body).get("d", ABSENT)
     return Packet(int(value["t"]), payload, value.get("n"), value.get("k"), value.get("e"))
 
 
 def _is_type(value: object) -> bool:
-    return type(value) in (int, float) and float(value) == value // 1  # type: ignore[operator,arg-type]  # checked just before
-
-
-def _span_of_d(text: str) -> str:
-    """Return the last value of key `d` in an object that is known to be JSON."""
-    found = ""
-    at = _after_blank(text, text.index("{") + 1)
-    while text[at] != "}":
-        key, at = _scan(text, at)
-        start = _after_blank(text, _after_blank(text, at) + 1)  # behind the colon
-        _, at = _scan(text, start)
-        if key == "d":
-            found = text[start:at]
-        at = _after_blank(text, at)
-        if text[at] == ",":
-            at = _after_blank(text, at + 1)
-    return found
-
-
-def _after_blank(text: str, at: int) -> int:
-    match = _BLANK.match(text, at)
-    assert match is not None  # the pattern matches nothing, too
-    return match.end()
+    return type(value) in (int, float) and value == value // 1  # type: ignore[operator]  # a number
 
 
 class ClassicMessagePack:
@@ -196,7 +175,7 @@ class ClassicMessagePack:
         value = lenient_msgpack(body)
         if not isinstance(value, dict) or not _is_type(value.get("t")):
             return None
-        payload = msgspec.Raw(msgspec.msgpack.encode(value["d"])) if "d" in value else ABSENT
+        payload = lenient_msgpack_members(body).get("d", ABSENT)
         return Packet(int(value["t"]), payload, value.get("n"), value.get("k"), value.get("e"))
 
     def packet(

@@ -32,7 +32,9 @@ __all__ = [
     "check_json_depth",
     "check_msgpack_depth",
     "lenient_json",
+    "lenient_json_members",
     "lenient_msgpack",
+    "lenient_msgpack_members",
 ]
 
 ABSENT = msgspec.Raw()
@@ -55,6 +57,10 @@ class Codec(Protocol):
 
     def decode(self, raw: Bytes, of: Any = Any) -> Any:
         """Return the value in `raw` as an `of`; raise `PayloadError` if it is none."""
+        ...
+
+    def members(self, raw: Bytes) -> dict[str, msgspec.Raw]:
+        """Return the values of an object as they were written; `PayloadError` if it is none."""
         ...
 
     def check(self, body: bytes) -> None:
@@ -96,12 +102,21 @@ class Json:
                 raise PayloadError(str(exc)) from exc
         return _converted(lenient_json(bytes(raw)), of)
 
+    def members(self, raw: Bytes) -> dict[str, msgspec.Raw]:
+        try:
+            return _json_members(raw)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+            if not self.lenient:
+                raise PayloadError(str(exc)) from exc
+        return lenient_json_members(bytes(raw))
+
     def check(self, body: bytes) -> None:
         """See `Codec`; the packet around the payload adds one level."""
         check_json_depth(body, self.max_depth + 1)
 
 
 _encode_json = msgspec.json.Encoder().encode
+_json_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 @lru_cache(maxsize=1024)
@@ -113,13 +128,52 @@ def lenient_json(body: bytes) -> Any:
     """Decode as ``JSON.parse`` would: surrogates pass, bad UTF-8 becomes U+FFFD."""
     text = body.decode("utf-8", "replace")
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        value, end = _scan(text, _after_blank(text, 0))
+        if _after_blank(text, end) != len(text):
+            raise ValueError("text is left over")
     except (ValueError, RecursionError) as exc:
         raise PayloadError(f"no JSON: {exc}") from exc
+    return value
+
+
+def lenient_json_members(body: bytes) -> dict[str, msgspec.Raw]:
+    """Return the values of an object as they were written, bad UTF-8 replaced."""
+    if not isinstance(lenient_json(body), dict):
+        raise PayloadError("no JSON object")
+    text = body.decode("utf-8", "replace")
+    members: dict[str, msgspec.Raw] = {}
+    at = _after_blank(text, text.index("{") + 1)
+    while text[at] != "}":
+        key, at = _scan(text, at)
+        start = _after_blank(text, _after_blank(text, at) + 1)  # behind the colon
+        _, at = _scan(text, start)
+        members[key] = msgspec.Raw(text[start:at].encode())
+        at = _after_blank(text, at)
+        if text[at] == ",":
+            at = _after_blank(text, at + 1)
+    return members
+
+
+def _after_blank(text: str, at: int) -> int:
+    match = _BLANK.match(text, at)
+    assert match is not None  # the pattern matches nothing, too
+    return match.end()
+
+
+def _integer(digits: str) -> float:
+    """Read an integer; one that Python refuses to read is infinite, as in Node."""
+    try:
+        return int(digits)
+    except ValueError:
+        return float(digits)
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_BLANK = re.compile(r"[ \t\n\r]*")
+_scan = json.JSONDecoder(parse_int=_integer, parse_constant=_no_constant).raw_decode
 
 
 def _lenient_json_bytes(value: object) -> bytes:
@@ -181,12 +235,21 @@ class MessagePack:
                 raise PayloadError(str(exc)) from exc
         return _converted(lenient_msgpack(bytes(raw)), of)
 
+    def members(self, raw: Bytes) -> dict[str, msgspec.Raw]:
+        try:
+            return _msgpack_members(raw)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+            if not self.lenient:
+                raise PayloadError(str(exc)) from exc
+        return lenient_msgpack_members(bytes(raw))
+
     def check(self, body: bytes) -> None:
         """See `Codec`; the packet around the payload adds one level."""
         check_msgpack_depth(body, self.max_depth + 1)
 
 
 _encode_msgpack = msgspec.msgpack.Encoder().encode
+_msgpack_members = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 
 
 @lru_cache(maxsize=1024)
@@ -227,6 +290,30 @@ def lenient_msgpack(body: bytes) -> Any:
     return _LenientReader(body).value()
 
 
+def lenient_msgpack_members(body: bytes) -> dict[str, msgspec.Raw]:
+    """Return the values of a map as they were written; keys that are no strings are left out."""
+    if not isinstance(lenient_msgpack(body), dict):
+        raise PayloadError("no MessagePack map")
+    members: dict[str, msgspec.Raw] = {}
+    at = _skip(body, 0)[1]
+    while at < len(body):
+        start = _end_of(body, at)
+        key = lenient_msgpack(body[at:start])
+        at = _end_of(body, start)
+        if isinstance(key, str):
+            members[key] = msgspec.Raw(body[start:at])
+    return members
+
+
+def _end_of(body: bytes, at: int) -> int:
+    """Return where the value at `at` ends, in a body that is known to be MessagePack."""
+    missing = 1
+    while missing:
+        items, at = _skip(body, at)
+        missing += (items or 0) - 1
+    return at
+
+
 class _LenientReader:
     """Reads MessagePack as msgpackr does; only for what msgspec refuses."""
 
@@ -237,8 +324,8 @@ class _LenientReader:
     def value(self) -> Any:
         try:
             value = self._read()
-        except (IndexError, struct.error, ValueError, RecursionError) as exc:
-            raise PayloadError(f"no MessagePack: {exc}") from exc
+        except (IndexError, struct.error, TypeError, ValueError, RecursionError) as exc:
+            raise PayloadError(f"no MessagePack: {exc}") from exc  # TypeError: a key that is a map
         if self._at != len(self._data):
             raise PayloadError("no MessagePack: bytes are left over")
         return value

@@ -193,6 +193,8 @@ class Session:
 
     def receive(self, data: bytes, react: Reactions) -> None:
         """Take bytes from the wire; react to what they mean, in order."""
+        if self.state is State.CLOSED:
+            return
         self._react = react
         try:
             if self._in_head:

@@ -30,6 +30,7 @@ MAX_HEAD = 4096
 MAX_HEADERS = 16
 
 _BLANK_LINE = b"\r\n\r\n"
+_BARE_LF = re.compile(rb"(?<!\r)\n")
 _HEADER = re.compile(
     r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\t]*?)[ \t]*\Z"
 )  # RFC 9112, 5
@@ -59,12 +60,13 @@ def split_head(data: bytes) -> tuple[bytes, bytes] | None:
         RemoteProtocolError: The head is over `MAX_HEAD` bytes, or not made of CRLF lines.
     """
     end = data.find(_BLANK_LINE, 0, MAX_HEAD)
+    head = data[: end if end >= 0 else MAX_HEAD]
+    if _BARE_LF.search(head):
+        raise RemoteProtocolError("an HTTP line that does not end in CRLF", code="bad-upgrade")
     if end >= 0:
-        return data[:end], data[end + len(_BLANK_LINE) :]
+        return head, data[end + len(_BLANK_LINE) :]
     if len(data) >= MAX_HEAD:
         raise RemoteProtocolError(f"an HTTP head of over {MAX_HEAD} bytes", code="bad-upgrade")
-    if b"\n\n" in data or re.search(rb"[^\r]\n", data):
-        raise RemoteProtocolError("an HTTP line that does not end in CRLF", code="bad-upgrade")
     return None
 
 

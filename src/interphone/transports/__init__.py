@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import ssl
 import sys
 from collections.abc import Callable
@@ -29,7 +30,7 @@ import msgspec
 from ..address import Address, MemoryAddress, PipeAddress, TcpAddress
 from ..errors import Unsupported
 
-__all__ = ["Credentials", "Factory", "Listener", "WriteGate", "connect", "listen"]
+__all__ = ["Credentials", "Factory", "Listener", "WriteGate", "connect", "hung_up", "listen"]
 
 HIGH_MARK = 64 * 1024
 
@@ -148,6 +149,16 @@ async def connect(
     from . import unix
 
     return unix.connect(address, factory, allowed_uids=allowed_uids)
+
+
+def hung_up(transport: asyncio.BaseTransport) -> bool:
+    """Tell whether the other end of a socket is gone altogether, without reading from it."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sys.platform == "win32":
+        return False
+    look = select.poll()
+    look.register(sock.fileno(), 0)  # a hang-up is told unasked; see poll(2)
+    return any(events & (select.POLLHUP | select.POLLERR) for _, events in look.poll(0))
 
 
 class WriteGate:

@@ -1,0 +1,893 @@
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from typing import Any
+
+import pytest
+from support.ends import Raw, meeting, raised_by, until
+
+from interphone import (
+    PASS,
+    Client,
+    ConnectionClosed,
+    ConnectionLost,
+    Limits,
+    LocalProtocolError,
+    MessageTooBig,
+    Overloaded,
+    PayloadError,
+    Peer,
+    RemoteError,
+    RequestTimeout,
+    Server,
+    Unhandled,
+    WrongThread,
+)
+
+VALUES = [
+    0,
+    "",
+    False,
+    None,
+    [],
+    {},
+    "text",
+    "what time is it?",
+    {"sub": "x"},
+    {"pub": "x", "message": 1},
+    {"unsub": ["x"]},
+    {"jsonrpc": "2.0", "method": "m"},
+    {"interphone": 1},
+    -1.5,
+    2**53 + 1,
+    2**70,
+    "ü€😀\0\u2028",
+    [[[{"a": [None]}]]],
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_client_request_is_answered_with_any_value(run, address, value):
+    async def main() -> None:
+        server = Server(address)
+
+        @server.on_request
+        async def echo(peer: Peer, data: Any) -> Any:
+            return data
+
+        async with meeting(server) as client:
+            assert await client.request(value) == value
+
+    run(main())
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_server_request_is_answered_with_any_value(run, address, value):
+    async def main() -> None:
+        server = Server(address)
+        async with meeting(server) as client:
+            client.on_request(lambda data: data)
+            (peer,) = server.peers.values()
+            assert await peer.request(value) == value
+
+    run(main())
+
+
+@pytest.mark.parametrize("role", ["client", "server"])
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_message_arrives_as_it_was_sent(run, address, role, value):
+    async def main() -> None:
+        server, got = Server(address), []
+        server.on_message(lambda peer, data: got.append(data))
+        async with meeting(server) as client:
+            client.on_message(got.append)
+            (peer,) = server.peers.values()
+            await (client if role == "client" else peer).send(value)
+            await until(lambda: got)
+        assert got == [value]
+
+    run(main())
+
+
+# Handlers
+
+
+def test_request_answers_come_concurrently(run, address):
+    async def main() -> None:
+        server, gate = Server(address), asyncio.Event()
+
+        @server.on_request
+        async def answer(peer: Peer, data: str) -> str:
+            if data == "wait":
+                await gate.wait()
+            return data
+
+        async with meeting(server) as client:
+            waiting = asyncio.ensure_future(client.request("wait"))
+            assert await client.request("now") == "now"
+            assert not waiting.done()
+            gate.set()
+            assert await waiting == "wait"
+
+    run(main())
+
+
+def test_chain_asks_until_a_handler_does_not_pass(run, address):
+    async def main() -> None:
+        server, asked = Server(address), []
+
+        @server.on_request(on="inline")
+        def first(peer: Peer, data: Any) -> Any:
+            asked.append("inline")
+            return PASS if data != 1 else None
+
+        @server.on_request
+        def second(peer: Peer, data: Any) -> Any:
+            asked.append("thread")
+            return PASS if data != 2 else "thread"
+
+        @server.on_request
+        async def third(peer: Peer, data: Any) -> Any:
+            asked.append("loop")
+            return "loop"
+
+        async with meeting(server) as client:
+            assert await client.request(1) is None
+            assert await client.request(2) == "thread"
+            assert await client.request(3) == "loop"
+        assert asked == ["inline", "inline", "thread", "inline", "thread", "loop"]
+
+    run(main())
+
+
+def test_plain_handler_runs_in_a_thread_and_inline_handler_on_the_loop(run, address):
+    async def main() -> None:
+        server = Server(address)
+        server.on_request(lambda peer, data: PASS if data else threading.get_ident())
+        server.on_request(on="inline")(lambda peer, data: threading.get_ident())
+        async with meeting(server) as client:
+            assert await client.request(0) != threading.get_ident()
+            assert await client.request(1) == threading.get_ident()
+
+    run(main())
+
+
+def test_where_a_handler_cannot_run_is_refused():
+    server = Server("x")
+
+    async def waits(peer: Peer, data: object) -> None: ...
+
+    def blocks(peer: Peer, data: object) -> None: ...
+
+    with pytest.raises(ValueError, match="coroutine"):
+        server.on_request(on="thread")(waits)
+    with pytest.raises(ValueError, match="coroutine"):
+        server.on_request(on="inline")(functools.partial(waits))
+    with pytest.raises(ValueError, match="plain function"):
+        server.on_request(on="loop")(blocks)
+
+
+def test_removed_handler_is_not_asked(run, address):
+    async def main() -> None:
+        server = Server(address)
+        handler = server.on_request(lambda peer, data: 1)
+        async with meeting(server) as client:
+            assert await client.request(0) == 1
+            server.on_request.remove(handler)
+            with pytest.raises(Unhandled):
+                await client.request(0)
+            with pytest.raises(ValueError, match="not registered"):
+                server.on_request.remove(handler)
+
+    run(main())
+
+
+# Four failures that differ
+
+
+def test_handler_that_raises_is_a_remote_error_at_once(run, address, caplog):
+    async def main() -> None:
+        server, seen = Server(address), []
+        server.on_error(lambda error, peer: seen.append((type(error), peer)))
+
+        @server.on_request
+        async def fail(peer: Peer, data: str) -> None:
+            if data == "on purpose":
+                raise RemoteError("no stock", kind="Stock", data={"left": 0})
+            raise KeyError("lost")
+
+        async with meeting(server) as client:
+            error = await raised_by(client.request("x"))
+            assert isinstance(error, RemoteError)
+            assert (error.kind, error.message, error.data) == ("KeyError", "'lost'", None)
+            error = await raised_by(client.request("on purpose"))
+            assert isinstance(error, RemoteError)
+            assert (error.kind, error.message, error.data) == ("Stock", "no stock", {"left": 0})
+            assert seen == [(KeyError, *server.peers.values())]
+
+    run(main())
+    assert caplog.text.count("Traceback") == 1
+
+
+@pytest.mark.parametrize("handlers", ["none", "passing"])
+def test_request_nobody_handles_is_unhandled_at_once(run, address, handlers):
+    async def main() -> None:
+        server = Server(address)
+        if handlers == "passing":
+            server.on_request(lambda peer, data: PASS)
+        async with meeting(server) as client:
+            with pytest.raises(Unhandled):
+                await client.request("x")
+            with pytest.raises(Unhandled):
+                await next(iter(server.peers.values())).request("x")
+
+    run(main())
+
+
+@pytest.mark.parametrize("role", ["client", "server"])
+def test_lost_connection_fails_what_is_pending_at_once(run, address, role):
+    async def main() -> None:
+        server = Server(address)
+
+        async def never(*args: object) -> None:
+            await asyncio.Event().wait()
+
+        server.on_request(never)
+        async with meeting(server, backoff=None) as client:
+            client.on_request(never)
+            (peer,) = server.peers.values()
+            asker = client if role == "client" else peer
+            pending = asyncio.ensure_future(asker.request("x", timeout=None))
+            await until(lambda: (peer if role == "client" else client.peer).inflight)
+            (peer if role == "client" else client).abort("gone")
+            error = await raised_by(pending)
+            assert isinstance(error, ConnectionLost)
+            assert error.delivery == "maybe_sent"
+
+    run(main())
+
+
+def test_request_without_an_answer_times_out_and_a_late_one_is_counted(run, address):
+    async def main() -> None:
+        server, gate = Server(address), asyncio.Event()
+
+        @server.on_request
+        async def slow(peer: Peer, data: object) -> str:
+            await gate.wait()
+            return "late"
+
+        async with meeting(server) as client:
+            error = await raised_by(client.request("x", timeout=0.02))
+            assert isinstance(error, RequestTimeout)
+            assert (error.timeout, error.delivery) == (0.02, "maybe_sent")
+            gate.set()
+            await until(lambda: client.peer.counts.late)
+            assert client.peer.pending == 0
+
+    run(main())
+
+
+def test_cancelled_request_leaves_the_connection_usable(run, address):
+    async def main() -> None:
+        server, gate = Server(address), asyncio.Event()
+
+        @server.on_request
+        async def answer(peer: Peer, data: int) -> int:
+            if data == 1:
+                await gate.wait()
+            return data
+
+        async with meeting(server) as client:
+            cancelled = asyncio.ensure_future(client.request(1))
+            await until(lambda: client.peer.pending)
+            cancelled.cancel()
+            gate.set()
+            assert await client.request(2) == 2
+            await until(lambda: client.peer.counts.late == 1)
+            assert client.peer.pending == 0
+
+    run(main())
+
+
+def test_handler_that_is_cancelled_by_something_else_is_answered(run, address):
+    async def main() -> None:
+        server = Server(address)
+
+        @server.on_request
+        async def cancelled(peer: Peer, data: object) -> None:
+            future = asyncio.get_running_loop().create_future()
+            future.cancel()
+            await future
+
+        async with meeting(server) as client:
+            error = await raised_by(client.request("x"))
+            assert isinstance(error, RemoteError)
+            assert error.kind == "CancelledError"
+
+    run(main())
+
+
+def test_result_that_cannot_be_encoded_is_answered(run, address):
+    async def main() -> None:
+        server = Server(address, limits=Limits(max_frame=1000))
+        server.on_error(lambda error, peer: None)
+        server.on_request(lambda peer, data: object() if data == 1 else "x" * 2000)
+        async with meeting(server) as client:
+            assert "PayloadError" in str(await raised_by(client.request(1)))
+            assert "MessageTooBig" in str(await raised_by(client.request(2)))
+
+    run(main())
+
+
+def test_error_whose_data_cannot_be_encoded_is_answered(run, address):
+    async def main() -> None:
+        server = Server(address)
+
+        @server.on_request
+        async def fail(peer: Peer, data: object) -> None:
+            raise RemoteError("x", kind="Mine", data=object())
+
+        async with meeting(server) as client:
+            error = await raised_by(client.request(1))
+            assert isinstance(error, RemoteError)
+            assert error.kind == "Mine"
+
+    run(main())
+
+
+def test_answer_is_decoded_as_the_asked_type(run, address):
+    async def main() -> None:
+        server = Server(address)
+        server.on_request(lambda peer, data: data)
+        async with meeting(server) as client:
+            assert await client.request([1, 2], returns=list[int]) == [1, 2]
+            assert await client.request("1f", returns=str) == "1f"
+            with pytest.raises(PayloadError, match="int"):
+                await client.request("x", returns=int)
+
+    run(main())
+
+
+@pytest.mark.parametrize("value", [object(), {1: object()}, "\ud800", float, [set(), object()]])
+def test_value_with_no_form_on_the_wire_is_not_sent(run, address, value):
+    async def main() -> None:
+        server = Server(address)
+        async with meeting(server) as client:
+            for verb in (client.send, client.request):
+                error = await raised_by(verb(value))
+                assert isinstance(error, PayloadError)
+                assert error.delivery == "not_sent"
+
+    run(main())
+
+
+def test_value_that_contains_itself_is_not_sent(run, address):
+    async def main() -> None:
+        server, loop = Server(address), []
+        loop.append(loop)
+        async with meeting(server) as client:
+            with pytest.raises(PayloadError):
+                await client.send(loop)
+            assert await client.ping() > 0
+
+    run(main())
+
+
+# Limits
+
+
+@pytest.mark.parametrize(("extra", "fits"), [(-1, True), (0, True), (1, False)])
+def test_frame_limit_counts_for_what_is_sent(run, address, extra, fits):
+    async def main() -> None:
+        server, got = Server(address, limits=Limits(max_frame=1000)), []
+        server.on_message(lambda peer, data: got.append(len(data)))
+        async with meeting(server, limits=Limits(max_frame=1000)) as client:
+            text = "x" * (1000 + extra - len('{"t":1,"d":""}'))
+            error = await raised_by(client.send(text))
+            assert isinstance(error, MessageTooBig) is not fits
+            if error is not None:
+                assert (error.size, error.limit, error.delivery) == (1001, 1000, "not_sent")
+            assert await client.ping() > 0
+            assert got == [len(text)] * fits
+
+    run(main())
+
+
+def test_too_big_a_frame_ends_the_connection_of_who_sent_it_only(run, address):
+    async def main() -> None:
+        server = Server(address, limits=Limits(max_frame=1000))
+        reasons, errors = [], []
+        server.on_disconnect(lambda peer, reason: reasons.append(reason))
+        server.on_error(lambda error, peer: errors.append(type(error)))
+        server.on_request(lambda peer, data: data)
+        async with meeting(server) as bystander, Client(address, backoff=None) as sinner:
+            pending = raised_by(sinner.request("x" * 2000))
+            assert isinstance(await pending, ConnectionLost)
+            assert await bystander.request("x") == "x"
+        assert isinstance(reasons[0], MessageTooBig)
+        assert errors == [MessageTooBig]
+
+    run(main())
+
+
+@pytest.mark.parametrize(("pending", "fits"), [(2, True), (3, True), (4, False)])
+def test_pending_requests_are_limited(run, address, pending, fits):
+    async def main() -> None:
+        server = Server(address)
+
+        @server.on_request
+        async def never(peer: Peer, data: object) -> None:
+            await asyncio.Event().wait()
+
+        async with meeting(server, limits=Limits(max_pending=3)) as client:
+            asked = [asyncio.ensure_future(client.request(n)) for n in range(pending)]
+            await until(lambda: client.peer.pending == min(pending, 3))
+            await asyncio.sleep(0)
+            errors = [await raised_by(task) for task in asked if task.done()]
+            assert [type(error) for error in errors] == ([] if fits else [Overloaded])
+            assert all(error.delivery == "not_sent" for error in errors)
+            client.abort()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    run(main())
+
+
+@pytest.mark.parametrize(("requests", "reading"), [(2, True), (3, False), (4, False)])
+def test_reading_stops_when_enough_requests_are_under_way(run, address, requests, reading):
+    async def main() -> None:
+        server, gate, started = Server(address, limits=Limits(max_inflight=3)), asyncio.Event(), []
+
+        @server.on_request
+        async def wait(peer: Peer, data: int) -> int:
+            started.append(data)
+            await gate.wait()
+            return data
+
+        async with meeting(server) as client:
+            asked = [asyncio.ensure_future(client.request(n)) for n in range(requests)]
+            (peer,) = server.peers.values()
+            await until(lambda: len(started) == min(requests, 3))
+            assert bool(peer.connection.stopped) is not reading
+            ping = asyncio.ensure_future(client.ping())
+            if reading:
+                await ping
+            gate.set()
+            assert await asyncio.gather(*asked) == list(range(requests))
+            await ping
+            assert not peer.connection.stopped
+
+    run(main())
+
+
+def test_bytes_under_way_are_limited(run, address):
+    async def main() -> None:
+        server, gate = Server(address, limits=Limits(max_held=1000)), asyncio.Event()
+
+        @server.on_message
+        async def wait(peer: Peer, data: str) -> None:
+            await gate.wait()
+
+        async with meeting(server) as client:
+            (peer,) = server.peers.values()
+            await client.send("x" * 600)
+            await until(lambda: peer.inflight == 1)
+            assert not peer.connection.stopped
+            await client.send("x" * 600)
+            await until(lambda: peer.connection.stopped)
+            gate.set()
+            await until(lambda: not peer.connection.stopped)
+
+    run(main())
+
+
+@pytest.mark.parametrize(("depth", "fits"), [(63, True), (64, True), (65, False)])
+def test_depth_is_limited_on_both_sides(run, address, depth, fits):
+    async def main() -> None:
+        server = Server(address)
+        server.on_request(lambda peer, data: data)
+        nested: Any = []
+        for _ in range(depth - 1):
+            nested = [nested]
+        async with meeting(server) as client:
+            error = await raised_by(client.request(nested))
+            assert isinstance(error, PayloadError) is not fits
+        async with meeting(server, limits=Limits(max_depth=100)) as client:
+            client.on_error(lambda error: None)
+            server.on_error(lambda error, peer: None)
+            error = await raised_by(client.request(nested, timeout=0.1 if not fits else 10))
+            assert (error is None) is fits
+
+    run(main())
+
+
+# Order and backpressure
+
+
+@pytest.mark.parametrize("role", ["client", "server"])
+def test_messages_are_handled_in_order_one_at_a_time(run, address, role):
+    async def main() -> None:
+        server, got, running = Server(address), [], []
+
+        async def handle(*args: Any) -> None:
+            running.append(1)
+            assert len(running) == 1
+            await asyncio.sleep(0)
+            got.append(args[-1])
+            running.clear()
+
+        server.on_message(handle)
+        async with meeting(server) as client:
+            client.on_message(handle)
+            (peer,) = server.peers.values()
+            sender = client if role == "client" else peer
+            await asyncio.gather(*(sender.send(n) for n in range(3000)))
+            await until(lambda: len(got) == 3000)
+        assert got == list(range(3000))
+
+    run(main())
+
+
+def test_requests_and_pings_do_not_wait_for_a_busy_message_handler(run, address):
+    async def main() -> None:
+        server, gate = Server(address), asyncio.Event()
+
+        @server.on_message
+        async def busy(peer: Peer, data: object) -> None:
+            await gate.wait()
+
+        server.on_request(lambda peer, data: data)
+        async with meeting(server) as client:
+            await client.send("x")
+            await client.send("y")
+            assert await client.request("z") == "z"
+            assert await client.ping() > 0
+            gate.set()
+
+    run(main())
+
+
+def test_sends_without_awaiting_each_keep_their_order_behind_a_slow_reader(run, address):
+    async def main() -> None:
+        server, got = Server(address), []
+        server.on_message(lambda peer, data: got.append(data["n"]))
+        async with meeting(server) as client:
+            server.pause()
+            sends = [
+                asyncio.ensure_future(client.send({"n": n, "pad": "x" * 500})) for n in range(4000)
+            ]
+            await until(lambda: client.peer.connection.blocked)
+            assert client.peer.backlog < 2 * client.limits.high_water
+            server.resume()
+            await asyncio.gather(*sends)
+            await until(lambda: len(got) == 4000)
+        assert got == list(range(4000))
+
+    run(main())
+
+
+def test_send_waits_for_a_slow_reader_and_fails_unsent_when_it_goes(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with meeting(server, backoff=None) as client:
+            server.pause()
+            sends = []
+            while not client.peer.connection.crowded():
+                await client.send("x" * 10_000)
+            sends = [asyncio.ensure_future(client.send("x")) for _ in range(10)]
+            await asyncio.sleep(0)
+            next(iter(server.peers.values())).abort()
+            for send in sends:
+                error = await raised_by(send)
+                assert isinstance(error, ConnectionLost)
+                assert error.delivery == "not_sent"
+
+    run(main())
+
+
+def test_cancelled_send_lets_the_next_one_go(run, address):
+    async def main() -> None:
+        server, got = Server(address), []
+        server.on_message(lambda peer, data: got.append(data) if data != "pad" * 5000 else None)
+        async with meeting(server) as client:
+            server.pause()
+            while not client.peer.connection.crowded():
+                await client.send("pad" * 5000)
+            first, second = (asyncio.ensure_future(client.send(n)) for n in (1, 2))
+            await asyncio.sleep(0)
+            first.cancel()
+            server.resume()
+            await second
+            await until(lambda: got)
+        assert got == [2]
+
+    run(main())
+
+
+def test_request_that_waits_for_room_times_out_unsent(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with meeting(server) as client:
+            server.pause()
+            while not client.peer.connection.crowded():
+                await client.send("x" * 10_000)
+            error = await raised_by(client.request("x", timeout=0.02))
+            assert isinstance(error, RequestTimeout)
+            assert error.delivery == "not_sent"
+            server.resume()
+
+    run(main())
+
+
+# Pausing
+
+
+@pytest.mark.parametrize("who", ["peer", "server", "client"])
+def test_nothing_is_handled_while_paused_and_everything_after(run, address, who):
+    async def main() -> None:
+        server, got = Server(address), []
+        server.on_message(lambda peer, data: got.append(data))
+        async with meeting(server) as client:
+            client.on_message(got.append)
+            (peer,) = server.peers.values()
+            paused = {"peer": peer, "server": server, "client": client}[who]
+            sender = peer if who == "client" else client
+            paused.pause()
+            await asyncio.gather(*(sender.send(n) for n in range(10)))
+            with pytest.raises(RequestTimeout):
+                await sender.ping(timeout=0.05)
+            assert got == []
+            paused.resume()
+            await sender.ping()
+            assert got == list(range(10))
+
+    run(main())
+
+
+def test_pause_in_a_handler_stops_frames_of_the_same_chunk(run, address):
+    async def main() -> None:
+        server, got = Server(address), []
+
+        @server.on_message
+        def stop(peer: Peer, data: int) -> None:
+            got.append(data)
+            peer.pause()
+
+        async with server, Raw.connect(address) as raw:
+            await raw.open()
+            raw.write({"t": 1, "d": 1}, {"t": 1, "d": 2}, {"t": 1, "d": 3})
+            await until(lambda: got)
+            (peer,) = server.peers.values()
+            for expected in ([1], [1, 2], [1, 2, 3]):
+                await asyncio.sleep(0)
+                assert got == expected
+                peer.resume()
+                await until(lambda n=len(expected): len(got) > n or n == 3)
+
+    run(main())
+
+
+# Closing
+
+
+@pytest.mark.parametrize("role", ["client", "server"])
+@pytest.mark.parametrize("reason", ["bye", 0, "", False, None, {"code": 7}], ids=repr)
+def test_reason_of_a_goodbye_reaches_the_other_end(run, address, role, reason):
+    async def main() -> None:
+        server, reasons = Server(address), []
+        async with meeting(server) as client:
+            (peer,) = server.peers.values()
+            server.on_disconnect(lambda peer, reason: reasons.append(reason))
+            client.on_close(lambda reason: reasons.append(reason))
+            assert await (client if role == "client" else peer).close(reason) is True
+            await until(lambda: len(reasons) == 2)
+            assert await (client if role == "client" else peer).close(reason) is False
+        assert reasons == [reason, reason]
+
+    run(main())
+
+
+def test_close_lets_running_handlers_answer_and_refuses_new_requests(run, address):
+    async def main() -> None:
+        server, gate, started = Server(address), asyncio.Event(), asyncio.Event()
+
+        @server.on_request
+        async def slow(peer: Peer, data: object) -> str:
+            started.set()
+            await gate.wait()
+            return "done"
+
+        async with meeting(server) as client:
+            (peer,) = server.peers.values()
+            running = asyncio.ensure_future(client.request("x"))
+            await started.wait()
+            closing = asyncio.ensure_future(peer.close("bye"))
+            await asyncio.sleep(0)
+            error = await raised_by(client.request("new"))
+            assert isinstance(error, ConnectionClosed)
+            assert error.delivery == "not_sent"
+            error = await raised_by(peer.send("x"))
+            assert isinstance(error, ConnectionClosed)
+            assert error.delivery == "not_sent"
+            gate.set()
+            assert await running == "done"
+            assert await closing is True
+
+    run(main())
+
+
+def test_close_without_grace_cancels_running_handlers(run, address):
+    async def main() -> None:
+        server, cancelled = Server(address), []
+
+        @server.on_request
+        async def stuck(peer: Peer, data: object) -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append(data)
+                raise
+
+        async with meeting(server) as client:
+            (peer,) = server.peers.values()
+            pending = asyncio.ensure_future(client.request("x"))
+            await until(lambda: peer.inflight)
+            await peer.close("bye", grace=0)
+            error = await raised_by(pending)
+            assert isinstance(error, ConnectionClosed)
+            assert (error.reason, error.by_peer) == ("bye", True)
+        assert cancelled == ["x"]
+
+    run(main())
+
+
+def test_handler_may_close_its_own_peer(run, address):
+    async def main() -> None:
+        server = Server(address)
+        server.on_message(lambda peer, data: peer.close("enough"))
+
+        @server.on_request
+        async def close(peer: Peer, data: object) -> None:
+            await peer.close("enough")
+
+        for verb in ("send", "request"):
+            async with meeting(server) as client:
+                async with asyncio.timeout(3):
+                    await raised_by(getattr(client, verb)("x"))
+                    assert await client.wait_closed() == "enough"
+
+    run(main())
+
+
+def test_cancelled_close_ends_the_connection_at_once(run, address):
+    async def main() -> None:
+        server = Server(address)
+
+        @server.on_request
+        async def stuck(peer: Peer, data: object) -> None:
+            await asyncio.Event().wait()
+
+        async with meeting(server) as client:
+            (peer,) = server.peers.values()
+            pending = asyncio.ensure_future(client.request("x"))
+            await until(lambda: peer.inflight)
+            closing = asyncio.ensure_future(peer.close("bye"))
+            await asyncio.sleep(0)
+            closing.cancel()
+            assert isinstance(await raised_by(pending), ConnectionLost)
+
+    run(main())
+
+
+def test_message_sent_right_before_a_goodbye_is_handled_before_the_disconnect(run, address):
+    async def main() -> None:
+        server, log = Server(address), []
+
+        @server.on_message
+        async def handle(peer: Peer, data: object) -> None:
+            await asyncio.sleep(0.001)
+            log.append(data)
+
+        server.on_disconnect(lambda peer, reason: log.append(reason))
+        async with server:
+            async with Client(address) as client:
+                for n in range(5):
+                    await client.send(n)
+                await client.close("bye")
+            await until(lambda: "bye" in log)
+        assert log == [0, 1, 2, 3, 4, "bye"]
+
+    run(main())
+
+
+def test_verbs_of_a_closed_peer_say_why(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with meeting(server, backoff=None) as client:
+            (peer,) = server.peers.values()
+            await client.close("tired")
+            await until(lambda: not server.peers)
+            for verb in (peer.send("x"), peer.request("x"), peer.ping()):
+                error = await raised_by(verb)
+                assert isinstance(error, ConnectionClosed)
+                assert (error.reason, error.by_peer, error.delivery) == ("tired", True, "not_sent")
+            assert repr(peer) == f"<Peer {peer.id} closed, pending 0>"
+
+    run(main())
+
+
+def test_another_thread_or_loop_is_told_so(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with meeting(server) as client:
+            (peer,) = server.peers.values()
+            for end in (client, peer):
+                with pytest.raises(WrongThread):
+                    await asyncio.to_thread(asyncio.run, end.send("x"))
+                with pytest.raises(WrongThread):
+                    await asyncio.to_thread(asyncio.run, end.ping())
+
+    run(main())
+
+
+def test_ping_measures_seconds_both_ways(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with meeting(server) as client:
+            (peer,) = server.peers.values()
+            for seconds in (await client.ping(), await peer.ping()):
+                assert isinstance(seconds, float)
+                assert 0 < seconds < 5
+
+    run(main())
+
+
+def test_messages_nobody_listens_to_are_counted(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with meeting(server) as client:
+            await client.send("x")
+            await client.ping()
+            assert next(iter(server.peers.values())).unheard == 1
+
+    run(main())
+
+
+def test_ten_thousand_requests_at_once_and_then_close_leave_nothing(run, address):
+    async def main() -> None:
+        server = Server(address)
+        server.on_request(on="inline")(lambda peer, data: data)
+
+        @server.on_request
+        async def never(peer: Peer, data: object) -> None:
+            await asyncio.Event().wait()
+
+        async with server:
+            client = await Client(address, backoff=None).connect()
+            answers = await asyncio.gather(*(client.request(n) for n in range(10_000)))
+            assert answers == list(range(10_000))
+            server.on_request.remove(server.on_request.handlers[0].function)
+            asked = [asyncio.ensure_future(client.request(n)) for n in range(10_000)]
+            await until(lambda: client.peer.pending == 10_000 or client.peer.connection.blocked)
+            await client.close("enough", grace=0)
+            errors = await asyncio.gather(*asked, return_exceptions=True)
+            assert {type(error) for error in errors} == {ConnectionClosed}
+            await until(lambda: not server.peers)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(main())
+
+
+def test_nothing_can_be_said_before_it_is_open(run, address):
+    async def main() -> None:
+        server, errors = Server(address), []
+
+        @server.authorize
+        async def ask_too_early(peer: Peer, payload: object) -> None:
+            errors.extend([await raised_by(peer.send(1)), await raised_by(peer.request(1))])
+
+        async with meeting(server):
+            assert [type(error) for error in errors] == [LocalProtocolError] * 2
+
+    run(main())
