@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -73,7 +74,9 @@ class Raw:
             all_of_them.append(raw)
             comers.put_nowait(raw)
 
-        server = await asyncio.start_unix_server(came, path)
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(path)  # asyncio would look at the path first, and block
+        server = await asyncio.start_unix_server(came, sock=sock)
         try:
             yield comers
         finally:
