@@ -32,6 +32,8 @@ class Every(Container[str]):
 # Where a loop's thread may block, and why.
 MAY_BLOCK: dict[str, Container[str]] = {
     "interphone/transports/unix.py": Every(),  # a socket's file: stat, lock, bind, unlink
+    "interphone/transports/claim.py": Every(),
+    "interphone/address.py": Every(),  # which directory is ours
     "asyncio/base_events.py": {"subprocess_exec"},  # starting Node waits for its exec
     "asyncio/unix_events.py": {"_make_subprocess_transport"},
     "asyncio/subprocess.py": {"create_subprocess_exec"},

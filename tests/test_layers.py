@@ -19,7 +19,7 @@ LAYERS = [
     {"transports"},
     {"connection"},
     {"handlers", "methods", "stream", "subscription", "peer"},
-    {"server", "client"},
+    {"exchange", "server", "client"},
     {"run", "blocking", "inspector", "backplane", "testing"},
     {"cli"},
 ]

@@ -51,6 +51,7 @@ class Connection(asyncio.BufferedProtocol):
 
     Attributes:
         blocked: Whether a sender must wait for `writable`.
+        credentials: Who is at the other end, as the kernel tells; None where it does not.
         closed: A future, done when the transport is gone.
     """
 
@@ -84,6 +85,7 @@ class Connection(asyncio.BufferedProtocol):
         self._written = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self.blocked = False
+        self.credentials: Any = None
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
     # What asyncio calls
@@ -92,6 +94,7 @@ class Connection(asyncio.BufferedProtocol):
         """The transport stands."""
         limits = self._session.limits
         self._transport = cast(asyncio.Transport, transport)
+        self.credentials = transport.get_extra_info("credentials")
         self._transport.set_write_buffer_limits(limits.high_water, limits.low_water)
         self._made()
         self.arm()
@@ -130,6 +133,7 @@ class Connection(asyncio.BufferedProtocol):
         self._timer = self._end_timer = self._stall_timer = self._watch_timer = None
         session.lose(error, self._react)
         self.blocked = False
+        self._transport = None  # asyncio's own must not be touched any more
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)  # its verb finds the session closed
@@ -346,10 +350,6 @@ class Connection(asyncio.BufferedProtocol):
                 "the connection belongs to the parent process: make a new one after fork"
             )
         raise WrongThread("the connection belongs to another event loop")
-
-    def extra(self, name: str) -> Any:
-        """What the transport knows, as asyncio's `get_extra_info`."""
-        return None if self._transport is None else self._transport.get_extra_info(name)
 
 
 def _why(exc: Exception | None, *, cut: bool) -> str:

@@ -132,7 +132,7 @@ class Peer:
     @property
     def credentials(self) -> Any:
         """Who connected, from the kernel: `.uid`, `.pid`, `.gid`; None over TCP."""
-        return self.connection.extra("credentials")
+        return self.connection.credentials
 
     @property
     def counts(self) -> Counts:

@@ -19,6 +19,8 @@ from .payload import (
     Codec,
     Json,
     MessagePack,
+    check_json_depth,
+    check_msgpack_depth,
     lenient_json,
     lenient_json_members,
     lenient_msgpack,
@@ -66,7 +68,11 @@ class Dialect(Protocol):
         ...
 
     def publication(self, topic: str, payload: bytes | msgspec.Raw) -> bytes:
-        """Return the payload ``{"pub": topic, "message": payload}``."""
+        """Return the payload ``{"pub": topic, "message": payload}``.
+
+        Raises:
+            PayloadError: With the object around it the payload nests too deeply.
+        """
         ...
 
 
@@ -129,7 +135,9 @@ class ClassicJson:
         """See `Dialect`."""
         if not payload:
             return b'{"pub":%b}' % self._encode(topic)
-        return b'{"pub":%b,"message":%b}' % (self._encode(topic), bytes(payload))
+        value = b'{"pub":%b,"message":%b}' % (self._encode(topic), bytes(payload))
+        check_json_depth(value, self.codec.max_depth)
+        return value
 
 
 _json_packet = msgspec.json.Decoder(Packet).decode
@@ -214,7 +222,9 @@ class ClassicMessagePack:
         """See `Dialect`."""
         if not payload:
             return b"\x81\xa3pub" + self._encode(topic)
-        return b"\x82\xa3pub%b\xa7message%b" % (self._encode(topic), bytes(payload))
+        value = b"\x82\xa3pub%b\xa7message%b" % (self._encode(topic), bytes(payload))
+        check_msgpack_depth(value, self.codec.max_depth)
+        return value
 
 
 def _extension(code: int, data: memoryview) -> Any:

@@ -103,6 +103,7 @@ class Json:
         return _converted(lenient_json(bytes(raw)), of)
 
     def members(self, raw: Bytes) -> dict[str, msgspec.Raw]:
+        """See `Codec`."""
         try:
             return _json_members(raw)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
@@ -236,6 +237,7 @@ class MessagePack:
         return _converted(lenient_msgpack(bytes(raw)), of)
 
     def members(self, raw: Bytes) -> dict[str, msgspec.Raw]:
+        """See `Codec`."""
         try:
             return _msgpack_members(raw)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
@@ -280,8 +282,10 @@ def _narrowed(value: Any) -> Any:
         return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     if kind is dict:
         return {_narrowed(key): _narrowed(item) for key, item in value.items()}
-    if kind is list or kind is tuple:
+    if kind is list:
         return [_narrowed(item) for item in value]
+    if kind is tuple:  # also an array as a key, as it was read
+        return tuple(_narrowed(item) for item in value)
     return value
 
 

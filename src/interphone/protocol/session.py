@@ -63,7 +63,7 @@ from .messages import (
     Welcome,
     error_of,
 )
-from .payload import ABSENT, Json, MessagePack
+from .payload import ABSENT, Codec, Json, MessagePack
 from .states import LEGAL, State
 from .wire import Wire
 
@@ -77,6 +77,7 @@ ORPHAN = "closing orphaned connection"  # net-ipc's words for a connection that 
 PADDING = b'\x87{"t":7}'  # a packet of no known type
 MAX_UNREADABLE = 16  # bodies in a row that are no packet
 SHAPE = re.compile(rb'"?(?:pub|sub|unsub)')  # in either codec; a hint, decided by decoding
+GROWTH = 64  # what deflate may add to a body: so many bytes, and one for so many
 LAG = 1.0  # seconds a tick may be late before it is our own delay that silenced the peer
 RESOLUTION = 0.005  # seconds between two sweeps of the pending table
 
@@ -335,6 +336,7 @@ class Session:
 
         Raises:
             MessageTooBig: The payload is over the limit of the handshake.
+            PayloadError: With the object around it the payload nests too deeply.
         """
         hello: dict[str, Any] = {"compress": self._compress, "messagepack": self._messagepack}
         if payload is not None:
@@ -343,6 +345,7 @@ class Session:
             hello["id"] = id
         hello["interphone"] = Identity()
         opening = self._dialect.packet(CONNECTION, msgspec.json.encode(hello))
+        self._dialect.codec.check(opening)
         if len(opening) > self.limits.max_handshake_frame:
             raise MessageTooBig(size=len(opening), limit=self.limits.max_handshake_frame)
         if upgrade_to is None:
@@ -372,13 +375,19 @@ class Session:
         """Decode the `d` of a CONNECTION; None if it is null or absent, empty if no object."""
         if not payload or bytes(payload) == b"null":
             return None
+        codec = self._dialect.codec
         try:
-            return self._dialect.codec.decode(payload, of)
+            return codec.decode(payload, of)
         except PayloadError:
-            return of()
+            return _pieced_together(codec, payload, of)
 
     def accept(self, id: str) -> None:
-        """Let the client in that `hello` was about. Call `resume` afterwards."""
+        """Let the client in that `hello` was about. Call `resume` afterwards.
+
+        If the connection has ended meanwhile nothing happens; the same for `refuse`.
+        """
+        if self.state is State.CLOSED:
+            return
         self._reply(id)
         self._enter(State.OPEN)
         self._opened()
@@ -388,6 +397,8 @@ class Session:
 
         A Node client gets a reply first: without one its `connect()` never settles (wire.md).
         """
+        if self.state is State.CLOSED:
+            return
         if not self.interphone:
             self._reply(id)
             self._switch()
@@ -466,46 +477,47 @@ class Session:
         return None if topic is None else (topic, keys.get("message", ABSENT))
 
     def _on_request(self, packet: Packet) -> None:
-        if self.interphone and packet.k is None:
-            self._react.request(packet.n, packet.d)
-        elif self.state is State.DRAINING:
+        if self.state is State.DRAINING:
             self.fail(packet.n, Failure("closing", "the peer is closing"))
+        elif self.interphone and packet.k is None:
+            self._react.request(packet.n, packet.d)
         elif self.role == "server" and self._on_subscription(packet):
             return
         elif packet.k is not None and self.interphone:
-            self.fail(packet.n, Failure("unsupported", f"no such kind of request: {packet.k!r}"))
+            self.fail(
+                packet.n, Failure("unsupported", f"no such kind of request: {packet.k!r:.75}")
+            )
         else:
             self._react.request(packet.n, packet.d)
 
     def _on_subscription(self, packet: Packet) -> bool:
         """React to sub, unsub and pub; False if the request is the user's own."""
         keys = self._keys(packet.d)
-        if self.interphone and packet.k not in keys:
-            return False
         topic = self._text(keys.get("pub"))
-        if topic is not None:
+        if topic is not None and self._meant(packet, "pub"):
             self._react.publish(packet.n, topic, keys.get("message", ABSENT), packet.d)
             return True
         if len(keys) != 1:
             return False
         ((key, value),) = keys.items()
         topics = self._texts(value)
-        if topics is None or key not in ("sub", "unsub"):
+        if topics is None or key not in ("sub", "unsub") or not self._meant(packet, key):
             return False
         (self._react.subscribe if key == "sub" else self._react.unsubscribe)(packet.n, topics)
         return True
+
+    def _meant(self, packet: Packet, kind: str) -> bool:
+        """Whether a request that looks like this kind is one: Node says no more than that."""
+        return not self.interphone or packet.k == kind
 
     def _keys(self, payload: msgspec.Raw) -> dict[str, msgspec.Raw]:
         """The members of an object that may be a publication or subscription; else nothing."""
         if SHAPE.search(payload) is None:
             return {}
         try:
-            keys: dict[str, msgspec.Raw] = self._dialect.codec.decode(
-                payload, dict[str, msgspec.Raw]
-            )
+            return self._dialect.codec.members(payload)
         except PayloadError:
             return {}
-        return keys
 
     def _text(self, value: msgspec.Raw | None) -> str | None:
         if value is None:
@@ -559,8 +571,7 @@ class Session:
         elif goodbye is not None or self.interphone:  # Node ignores an END without d: so do we
             self.goodbye = goodbye or Goodbye()
             self.error = ConnectionClosed(self.goodbye.m, by_peer=True)
-            self._enter(State.CLOSED)
-            self._wire.stopped = True
+            self._end(self.error)
             self._react.goodbye(self.goodbye)
 
     # What this end says
@@ -635,8 +646,9 @@ class Session:
     ) -> str:
         """Ask the server to send them no more."""
         names = list(topics)
+        nonce = self._put_marked("unsub", self._names("unsub", names), token, now, timeout)
         self.topics.difference_update(names)
-        return self._put_marked("unsub", self._names("unsub", names), token, now, timeout)
+        return nonce
 
     def _names(self, key: str, names: list[str]) -> bytes:
         encoded: bytes = self.codec.encode({key: names[0] if len(names) == 1 else names})
@@ -719,7 +731,7 @@ class Session:
 
     def drain(self, reason: Any, react: Reactions) -> None:
         """Take no new requests, and fail our own: the first half of a goodbye."""
-        if self.state in (State.OPENING, State.OPEN):
+        if self.state is State.OPEN:
             self._enter(State.DRAINING)
             self.error = ConnectionClosed(reason)
             self._heartbeat_due = None
@@ -730,6 +742,9 @@ class Session:
         if self.state in (State.OPEN, State.DRAINING):
             self._put_end(reason, reconnect=reconnect, code="closed")
             self._enter(State.CLOSING)
+            self.error = self.error or ConnectionClosed(reason)
+            self._heartbeat_due = None
+            self._note_due()
 
     def _put_end(self, reason: Any, *, code: str, reconnect: bool = False) -> None:
         goodbye = {"a": reconnect} if reason is None else {"m": reason, "a": reconnect}
@@ -739,14 +754,27 @@ class Session:
             payload = self.codec.encode({"m": str(reason), "a": reconnect})
         coded = self.interphone and code != "closed"
         failure = Failure(code) if coded else None
-        self._put(self._dialect.packet(END, payload, failure=failure))
+        try:
+            self._put(self._dialect.packet(END, payload, failure=failure))
+        except MessageTooBig:
+            if reason is not None:  # rather without a reason than not at all
+                self._put_end(None, code=code, reconnect=reconnect)
 
     def _put(self, body: bytes) -> None:
         if self._deflate is not None:
-            if len(body) > self._wire.limit:
-                raise MessageTooBig(size=len(body), limit=self._wire.limit)
-            body = self._deflate.compress(body) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
+            self._put_deflated(body)
+            return
         self._wire.put(body)
+
+    def _put_deflated(self, body: bytes) -> None:
+        limit = self._wire.limit
+        if len(body) > limit:
+            raise MessageTooBig(size=len(body), limit=limit)
+        deflate = self._deflate
+        if len(body) + GROWTH + len(body) // GROWTH > limit:
+            deflate = deflate.copy()  # what is too big after all must leave no trace in the stream
+        self._wire.put(deflate.compress(body) + deflate.flush(zlib.Z_SYNC_FLUSH))
+        self._deflate = deflate
 
     def _put_request(self, nonce: str, body: bytes) -> str:
         try:
@@ -794,19 +822,21 @@ class Session:
 
     def _expire(self, now: float) -> None:
         """Fail what is overdue, and find out when to look again."""
-        pending, soonest = self._wire.pending, None
-        for nonce, entry in list(pending.items()):
+        pending, overdue, soonest = self._wire.pending, [], None
+        for nonce, entry in pending.items():
             if entry.deadline is None:
                 continue
             if entry.deadline <= now:
-                del pending[nonce]
-                assert entry.timeout is not None  # it has a deadline
-                if entry.token is not None:
-                    self._react.failed(entry.token, RequestTimeout(entry.timeout))
+                overdue.append(nonce)
             elif soonest is None or entry.deadline < soonest:
                 soonest = entry.deadline
         self._swept = now
         self._pending_due = None if soonest is None else max(soonest, now + RESOLUTION)
+        for nonce in overdue:  # a reaction may ask anew, or forget others of these
+            expired = pending.pop(nonce, None)
+            if expired is not None and expired.token is not None:
+                assert expired.timeout is not None  # it had a deadline
+                self._react.failed(expired.token, RequestTimeout(expired.timeout))
 
     def _beat(self, now: float) -> None:
         assert self._heartbeat is not None
@@ -828,9 +858,24 @@ class Session:
         pending = list(self._wire.pending.values())
         self._wire.pending.clear()
         self._pending_due = None
+        self._note_due()
         for entry in pending:
             if entry.token is not None:
                 react.failed(entry.token, _copied(error))
+
+
+def _pieced_together(codec: Codec, payload: msgspec.Raw, of: type[Any]) -> Any:
+    """Decode the `d` of a CONNECTION whose values msgspec refuses, or that is no object."""
+    try:
+        members = codec.members(payload)
+    except PayloadError:
+        return of()
+    shape = of()
+    for name in of.__struct_fields__:
+        if name in members:
+            value = members[name]
+            setattr(shape, name, value if name == "extras" else codec.decode(value))
+    return shape
 
 
 def _is_identity(value: object) -> bool:
