@@ -492,20 +492,17 @@ def test_gap_is_counted_and_yielded_to_who_asked(run, address):
 
 def test_pause_outlives_the_connection(run, address):
     async def main() -> None:
-        client, got = Client(address, backoff=SOON), []
-        client.on_message(got.append)
-        async with Server(address) as server:
-            await client.connect()
+        server, got = Server(address), []
+        async with meeting(server, backoff=SOON) as client:
+            client.on_message(got.append)
             client.pause()
-            await server.close(allow_reconnect=True, grace=0)
-            client.peer.abort() if client.status is Status.READY else None
-        async with Server(address) as server:
-            await until(lambda: server.peers)
+            before = client.peer
+            before.abort()
+            await until(lambda: client._peer not in (None, before))
             await server.broadcast(1)
             assert client.peer.paused
             client.resume()
             await until(lambda: got)
-            await client.close()
 
     run(main())
 
@@ -730,11 +727,10 @@ def test_reconnecting_client_survives_a_server_that_comes_and_goes(run, address)
                     await client.connect()
                 assert await client.request(n) == n
                 if n % 2:
-                    await server.close(allow_reconnect=True)
-                else:
                     before = client.peer
                     server.peers[before.id].abort()
                     await until(lambda peer=before: not peer.open)
+                await server.close(allow_reconnect=True)
         await client.close()
 
     run(main())

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from enum import IntEnum
 from time import perf_counter
@@ -41,9 +41,11 @@ from .hooks import Hook
 from .limits import Limits
 from .peer import DEFAULT_TIMEOUT, Peer, PeerEvents, reason_of
 from .protocol.messages import Welcome
+from .protocol.payload import Json
 from .protocol.session import Session
 from .subscription import (
     MAX_QUEUE,
+    Gap,
     OverflowPolicy,
     Publication,
     Receipt,
@@ -98,6 +100,7 @@ class Client:
     Args:
         address: As for `Server`.
         limits: What the server may cost this side.
+        payload: What `connect` tells the server, unless it is given another.
         connect_timeout: Seconds `connect` may take in all; None waits for the first server
             without limit.
         backoff: When to try again; None: never. `Backoff.node()` is the Node packages' way.
@@ -113,6 +116,7 @@ class Client:
         self,
         address: str | os.PathLike[str] | Address,
         *,
+        payload: object = None,
         limits: Limits | None = None,
         connect_timeout: float | None = 10.0,
         backoff: Backoff | None = Backoff(),  # noqa: B008  it is frozen
@@ -141,7 +145,7 @@ class Client:
         self._upgrade = upgrade
         self._tls = tls
         self._allowed_uids = None if allowed_uids is None else frozenset(allowed_uids)
-        self._payload: object = None
+        self._payload = payload
         self._peer: Peer | None = None  # of the connection that stands
         self._trying: Peer | None = None  # of the attempt under way
         self._answer: asyncio.Future[None] | None = None  # the server's, to that attempt
@@ -180,7 +184,7 @@ class Client:
 
     # Life
 
-    async def connect(self, payload: object = None) -> Self:
+    async def connect(self, payload: object = msgspec.UNSET) -> Self:
         """Connect. The server gets the payload, and again at each reconnection.
 
         Cancelling is safe: nothing is left behind.
@@ -194,7 +198,9 @@ class Client:
         """
         if self.status is not Status.IDLE or self._effort is not None:
             raise LocalProtocolError(f"the client is {self.status.name}, not IDLE")
-        self._payload = payload
+        if payload is not msgspec.UNSET:
+            _payload_codec.encode(payload)
+            self._payload = payload
         self._closing, self._end, self._attempts = False, None, 0
         try:
             peer = await self._within(self._connect_timeout, self._tasks.start(self._establish()))
@@ -223,6 +229,7 @@ class Client:
             raise
         finally:
             effort.cancel()
+            await asyncio.wait([effort])
             self._effort = None
 
     async def close(self, reason: object = None, *, grace: float = 5.0) -> bool:
@@ -550,8 +557,17 @@ class Client:
         of: type[T],
         overflow: OverflowPolicy = ...,
         queue: int = ...,
-        gaps: bool = ...,
-    ) -> Subscription[T]: ...
+        gaps: Literal[False] = ...,
+    ) -> Subscription[Publication[T]]: ...
+    @overload
+    def subscribe(
+        self,
+        *topics: str,
+        of: type[T],
+        overflow: OverflowPolicy = ...,
+        queue: int = ...,
+        gaps: Literal[True],
+    ) -> Subscription[Publication[T] | Gap]: ...
     @overload
     def subscribe(
         self,
@@ -559,8 +575,17 @@ class Client:
         of: Any = Any,
         overflow: OverflowPolicy = ...,
         queue: int = ...,
-        gaps: bool = ...,
-    ) -> Subscription[Any]: ...
+        gaps: Literal[False] = ...,
+    ) -> Subscription[Publication[Any]]: ...
+    @overload
+    def subscribe(
+        self,
+        *topics: str,
+        of: Any = Any,
+        overflow: OverflowPolicy = ...,
+        queue: int = ...,
+        gaps: Literal[True],
+    ) -> Subscription[Publication[Any] | Gap]: ...
     def subscribe(
         self,
         *topics: str,
@@ -594,8 +619,10 @@ class Client:
         def register(handler: TopicHandlerT) -> TopicHandlerT:
             reader = TopicHandler(self, topics, of, handler, self._tasks, overflow=overflow)
             self._local.add(reader)
-            if self._peer is not None:
-                self._tasks.spawn(self._attach_later(reader))
+            if self._peer is not None:  # else it is subscribed with the next connection
+                subscribe = self._peer.protocol.subscribe
+                answer = self._peer.ask(subscribe, reader.topics, timeout=DEFAULT_TIMEOUT)
+                self._tasks.spawn(self._confirm(answer))
             return handler
 
         return register
@@ -619,9 +646,11 @@ class Client:
             self._local.remove(subscription, subscription.topics)
             raise
 
-    async def _attach_later(self, reader: TopicHandler[Any]) -> None:
+    async def _confirm(self, answer: Awaitable[object]) -> None:
         try:
-            await self.attach(reader)
+            _check_result(await answer)
+        except ConnectionLost:
+            pass  # the next connection begins with it
         except InterphoneError as exc:
             self._report(exc)
 
@@ -666,13 +695,16 @@ class Client:
     def _report_handler(self, error: Exception, args: tuple[object, ...]) -> None:
         """A hook's handler raised. Who hears of errors and raises is only logged."""
         if args and isinstance(args[0], Exception):
-            log_error(error)
+            log_error(error, self)
         else:
             self._report(error)
 
     def _report(self, error: Exception) -> None:
-        log_error(error)
+        log_error(error, self)
         self.on_error.fire(error)
+
+
+_payload_codec = Json(lenient=True)
 
 
 def _check_result(answer: object) -> None:

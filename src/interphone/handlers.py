@@ -33,12 +33,12 @@ on the loop's own thread, which must not block."""
 MAX_WORKERS = 32
 
 
-def log_error(error: Exception) -> None:
+def log_error(error: Exception, where: object) -> None:
     """Log it, once: user code's with its traceback, our own with a sentence."""
     if isinstance(error, InterphoneError):
-        logger.warning("%s", error)
+        logger.warning("%r: %s", where, error)
     else:
-        logger.error("a handler raised", exc_info=error)
+        logger.error("%r: a handler raised", where, exc_info=error)
 
 
 class _Pass:
@@ -83,9 +83,14 @@ class Tasks:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="interphone")
         context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._pool, lambda: context.run(function, *args)
-        )
+
+        def call() -> R:
+            try:
+                return context.run(function, *args)
+            except StopIteration as exc:  # a Future cannot hold it
+                raise RuntimeError("the handler raised StopIteration") from exc
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     async def close(self, grace: float) -> None:
         """Give what runs `grace` seconds to end, then cancel it; end the threads."""

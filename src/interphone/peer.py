@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from inspect import iscoroutine
 from time import perf_counter
@@ -108,7 +108,9 @@ class Peer:
         self._held = 0  # bytes of these
         self._messages: deque[msgspec.Raw] = deque()
         self._reader: asyncio.Task[None] | None = None
-        self._idle: asyncio.Future[None] | None = None
+        self._idle: asyncio.Future[None] | None = None  # done at so many under way:
+        self._idle_at = 0
+        self._closer: asyncio.Task[Any] | None = None
         self._deferred: list[tuple[Callable[..., None], tuple[Any, ...]]] | None = None
         self.unheard = 0
 
@@ -254,14 +256,22 @@ class Peer:
         Cancelling is safe: the connection is then ended at once.
         """
         self.connection.check_caller()
+        me = asyncio.current_task()
+        return await self.close_besides(me, reason, grace=grace, reconnect=reconnect)
+
+    async def close_besides(
+        self, task: asyncio.Task[Any] | None, reason: object, *, grace: float, reconnect: bool
+    ) -> bool:
+        """Close; do not wait for `task`, in case it is one of our handlers. For a Server."""
         session, connection = self._session, self.connection
+        self._closer = task
         was_open = session.state is State.OPEN
         if session.state is State.OPENING:
             connection.abort(ConnectionClosed(reason))
         try:
             if was_open:
                 session.drain(reason, self._react)
-                await self._finish_handlers(grace)
+                await self._finish_handlers(grace, besides=task)
                 session.say_goodbye(reason, reconnect=reconnect)
                 connection.hang_up()
             await asyncio.shield(connection.closed)
@@ -299,10 +309,17 @@ class Peer:
             self._session.forget(nonce)
             raise
 
-    async def ask(self, verb: Callable[..., str], *args: Any, timeout: float | None) -> Any:
-        """Ask by another verb of `protocol`, for a Client; return the decoded answer."""
+    def ask(
+        self, verb: Callable[..., str], *args: Any, timeout: float | None
+    ) -> Coroutine[Any, Any, Any]:
+        """Ask by another verb of `protocol`, at once; await what this returns for the answer."""
+        self.connection.check_caller()
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         nonce = verb(*args, answer, now=self._loop.time(), timeout=timeout)
+        self.connection.flush_soon()
+        return self._decoded(nonce, answer)
+
+    async def _decoded(self, nonce: str, answer: asyncio.Future[msgspec.Raw]) -> Any:
         raw = await self._answer_to(nonce, answer)
         return self._session.codec.decode(raw) if raw else None
 
@@ -423,6 +440,8 @@ class Peer:
                 await self.connection.writable()
         except _Unreadable as exc:
             self._fail(nonce, Failure("invalid", str(exc)), exc.error)
+        except SystemExit as exc:  # the handler's wish is not the server's
+            self._fail(nonce, Failure("failed", str(exc), "SystemExit"))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -493,20 +512,23 @@ class Peer:
         limits = self._session.limits
         if self._inflight < limits.max_inflight and self._held < limits.max_held:
             self.connection.go_on_reading("busy")
-        if not self._inflight and self._idle is not None and not self._idle.done():
+        if self._idle is not None and self._inflight <= self._idle_at and not self._idle.done():
             self._idle.set_result(None)
 
-    async def _finish_handlers(self, grace: float) -> None:
-        """Wait until nothing of the peer's is under way; then cancel the answers that are left."""
-        me = asyncio.current_task()
-        if me is not None and (me is self._reader or me in self._answers):
-            return  # a handler closes its own peer: it would wait for itself
-        if self._inflight and grace > 0:
+    async def _finish_handlers(self, grace: float, *, besides: asyncio.Task[Any] | None) -> None:
+        """Wait until nothing of the peer's is under way; then cancel the answers that are left.
+
+        A handler that closes its own peer would wait for itself: it is left alone.
+        """
+        self._idle_at = int(besides in self._answers or (self._reader is besides is not None))
+        if self._inflight > self._idle_at and grace > 0:
             self._idle = self._loop.create_future()
             await asyncio.wait(
-                [self._idle, self.connection.closed], timeout=grace, return_when="FIRST_COMPLETED"
+                [self._idle, self.connection.closed],
+                timeout=grace,
+                return_when=asyncio.FIRST_COMPLETED,
             )
-        for task in self._answers:
+        for task in self._answers - {besides}:
             task.cancel()
 
     # The end
@@ -522,8 +544,8 @@ class Peer:
         self._events.lost(self, error)
 
     def _abandon_answers(self) -> None:
-        """Nobody waits for them any more."""
-        for task in self._answers:
+        """Nobody waits for them any more. Whoever ended the connection goes on."""
+        for task in self._answers - {self._closer}:
             task.cancel()
 
     def when_heard(self, then: Callable[[], None]) -> None:

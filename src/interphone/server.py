@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
 
@@ -28,6 +28,7 @@ from .limits import Limits
 from .peer import DEFAULT_TIMEOUT, Peer, PeerEvents, reason_of
 from .protocol.messages import Hello
 from .protocol.session import Session
+from .protocol.states import State
 from .subscription import (
     MAX_QUEUE,
     OverflowPolicy,
@@ -134,7 +135,8 @@ class Server:
         self._closing: asyncio.Future[None] | None = None
         self._finished: asyncio.Future[None] | None = None
         self._peers: dict[str, Peer] = {}
-        self._incomplete: dict[Peer, asyncio.Task[None] | None] = {}
+        self._incomplete: dict[Peer, None] = {}  # no CONNECTION yet, oldest first
+        self._deciding: dict[Peer, asyncio.Task[None]] = {}  # `authorize` runs
         self._starting = False
         self._paused = False
         self._authorize: Callable[[Peer, Any], object] | None = None
@@ -224,7 +226,8 @@ class Server:
 
         Args:
             reason: Peers are told.
-            grace: Seconds that running handlers have to finish and answer.
+            grace: Seconds that running handlers have to finish and answer. A handler that
+                closes its own server is not waited for, and cannot answer any more.
             allow_reconnect: Whether clients may come back (to a server that is restarted).
         """
         if self._listener is None:
@@ -237,24 +240,31 @@ class Server:
         until = loop.time() + grace
         self._listener.close()
         try:
-            for peer in tuple(self._incomplete):
-                peer.connection.abort(ConnectionClosed(reason))
-            await asyncio.gather(
-                *(
-                    peer.close(reason, grace=grace, reconnect=allow_reconnect)
-                    for peer in self._peers.values()
-                ),
-                return_exceptions=True,
+            self._abort_all(reason, but=self._peers.values())
+            me = asyncio.current_task()
+            goodbyes = (
+                peer.close_besides(me, reason, grace=grace, reconnect=allow_reconnect)
+                for peer in self._peers.values()
             )
+            await asyncio.gather(*goodbyes, return_exceptions=True)
         except asyncio.CancelledError:
             until = 0
             raise
         finally:
-            await self._tidy(max(0.0, until - loop.time()))
+            await self._tidy(reason, max(0.0, until - loop.time()))
 
-    async def _tidy(self, grace: float) -> None:
-        for peer in (*self._peers.values(), *self._incomplete):
-            peer.connection.abort(ConnectionClosed("Server was shut down"))
+    def _abort_all(
+        self, reason: object, *, but: Collection[Peer] = ()
+    ) -> list[asyncio.Future[None]]:
+        peers = (*self._peers.values(), *self._incomplete, *self._deciding)
+        aborted = [peer.connection for peer in peers if peer not in but]
+        for connection in aborted:
+            connection.abort(ConnectionClosed(reason))
+        return [connection.closed for connection in aborted]
+
+    async def _tidy(self, reason: object, grace: float) -> None:
+        if ending := self._abort_all(reason):
+            await asyncio.wait(ending)
         self._exchange.close()
         await self._tasks.close(grace)
         for coroutine in self.on_close.start():
@@ -313,6 +323,7 @@ class Server:
 
     def _hello(self, peer: Peer, hello: Hello) -> None:
         """A client asks to come in; until that is decided, no more of it is read."""
+        self._incomplete.pop(peer, None)
         peer.connection.stop_reading("connecting")
         codec = peer.protocol.codec
         try:
@@ -321,12 +332,14 @@ class Server:
             self._refuse(peer, str(exc), "invalid")
             return
         peer.id = self._choose_id(hello.id)
-        if len(self._peers) >= self._max_connections:
+        if len(self._peers) + len(self._deciding) >= self._max_connections:
             self._refuse(peer, "the server has too many connections", "full")
         elif self._authorize is None:
             self._admit(peer)
         else:
-            self._incomplete[peer] = self._tasks.start(self._decide(peer, self._authorize))
+            deciding = self._tasks.start(self._decide(peer, self._authorize))
+            if not deciding.done():
+                self._deciding[peer] = deciding
 
     async def _decide(self, peer: Peer, authorize: Callable[[Peer, Any], object]) -> None:
         try:
@@ -339,6 +352,8 @@ class Server:
             self._refuse(peer, "the server failed to decide", "refused")
         else:
             self._admit(peer)
+        finally:
+            self._deciding.pop(peer, None)
 
     def _choose_id(self, wanted: object) -> str:
         """The id a client had before, if nobody living has it; else a new one."""
@@ -354,16 +369,12 @@ class Server:
             return _new_id()
 
     def _taken(self, id: str) -> bool:
-        return id in self._peers or any(other.id == id for other in self._incomplete)
+        return id in self._peers or any(other.id == id for other in self._deciding)
 
     def _admit(self, peer: Peer) -> None:
         session, connection = peer.protocol, peer.connection
-        if peer not in self._incomplete or connection.closed.done():
-            return  # it left, or was evicted, while we decided
-        del self._incomplete[peer]
-        if len(self._peers) >= self._max_connections:
-            self._refuse(peer, "the server has too many connections", "full")
-            return
+        if session.state is not State.OPENING or connection.closed.done():
+            return  # it left while we decided
         session.accept(peer.id)
         connection.flush_soon()
         self._peers[peer.id] = peer
@@ -375,8 +386,7 @@ class Server:
         connection.go_on_reading("connecting")
 
     def _refuse(self, peer: Peer, reason: object, code: str) -> None:
-        self._incomplete.pop(peer, None)
-        if peer.connection.closed.done():
+        if peer.protocol.state is not State.OPENING or peer.connection.closed.done():
             return
         peer.protocol.refuse(reason, code=code, id=peer.id)
         peer.connection.go_on_reading("connecting")
@@ -384,9 +394,9 @@ class Server:
 
     def _lost(self, peer: Peer, error: InterphoneError) -> None:
         """A connection ended."""
-        deciding = self._incomplete.pop(peer, None)
-        if deciding is not None:
-            deciding.cancel()
+        self._incomplete.pop(peer, None)
+        if peer in self._deciding:
+            self._deciding.pop(peer).cancel()
         remember = not peer.interphone and not isinstance(error, ConnectionClosed)
         self._exchange.drop(peer, remember=remember)
         if self._peers.get(peer.id) is peer:
@@ -463,11 +473,11 @@ class Server:
     @overload
     def subscribe(
         self, *topics: str, of: type[T], overflow: OverflowPolicy = ..., queue: int = ...
-    ) -> Subscription[T]: ...
+    ) -> Subscription[Publication[T]]: ...
     @overload
     def subscribe(
         self, *topics: str, of: Any = Any, overflow: OverflowPolicy = ..., queue: int = ...
-    ) -> Subscription[Any]: ...
+    ) -> Subscription[Publication[Any]]: ...
     def subscribe(
         self,
         *topics: str,
@@ -497,13 +507,14 @@ class Server:
 
     def _report_handler(self, error: Exception, args: tuple[object, ...]) -> None:
         """A hook's handler raised. Who hears of errors and raises is only logged."""
-        log_error(error)
-        if not args or not isinstance(args[0], Exception):
-            peer = args[0] if args and isinstance(args[0], Peer) else None
-            self.on_error.fire(error, peer)
+        peer = args[0] if args and isinstance(args[0], Peer) else None
+        if args and isinstance(args[0], Exception):
+            log_error(error, self)
+        else:
+            self._report(error, peer)
 
     def _report(self, error: Exception, peer: Peer | None) -> None:
-        log_error(error)
+        log_error(error, peer or self)
         self.on_error.fire(error, peer)
 
 

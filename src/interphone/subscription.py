@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+ItemT = TypeVar("ItemT")
 
 OverflowPolicy = Literal["disconnect", "drop_oldest", "drop_newest", "latest"]
 """What a full queue does: end this subscription with `Overflow` once what is queued has been read
@@ -92,8 +93,10 @@ class Hub(Protocol):
         ...
 
 
-class Subscription(Generic[T]):
+class Subscription(Generic[ItemT]):
     """Publications on some topics, as an async iterator inside ``async with``.
+
+    Its items are `Publication`s, and with ``gaps=True`` also `Gap`s.
 
     Attributes:
         topics: The topics, in the order they were given.
@@ -154,7 +157,7 @@ class Subscription(Generic[T]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Publication[T]:
+    async def __anext__(self) -> ItemT:
         """Wait for the next publication. Cancelling is safe: none is lost.
 
         With ``gaps=True`` a `Gap` may come instead.
@@ -176,7 +179,8 @@ class Subscription(Generic[T]):
                     "enter the subscription first: async with client.subscribe(…)"
                 )
             await self._wait()
-        return self._take()
+        item: ItemT = self._take()
+        return item
 
     async def _wait(self) -> None:
         if self._waiter is not None:
@@ -187,13 +191,13 @@ class Subscription(Generic[T]):
         finally:
             self._waiter = None
 
-    def _take(self) -> Publication[T]:
+    def _take(self) -> Any:
         item = self._queue.popleft()
         if isinstance(item, Gap):
-            return item  # type: ignore[return-value]  # only who passed gaps=True gets one
+            return item
         topic, raw, codec = item
         self._bytes -= len(bytes(raw))
-        return Publication(topic, codec.decode(raw, self._of) if raw else None)  # type: ignore[arg-type]
+        return Publication(topic, codec.decode(raw, self._of) if raw else None)
 
     async def unsubscribe(self, *topics: str) -> None:
         """Stop receiving some of the topics; the subscription ends with the last of them."""
@@ -214,6 +218,9 @@ class Subscription(Generic[T]):
     def put(self, topic: str, raw: msgspec.Raw, codec: Codec) -> None:
         """Queue a publication, or do what the policy says."""
         if self._ended:
+            if isinstance(self._error, Overflow):
+                self.dropped += 1
+                self._error.dropped = self.dropped
             return
         if self._overflow == "latest":
             self._forget(topic)
@@ -274,7 +281,7 @@ class Subscription(Generic[T]):
             self._waiter.set_result(None)
 
 
-class TopicHandler(Subscription[T]):
+class TopicHandler(Subscription[Publication[T]]):
     """A subscription that is read by a handler instead of an iterator, in order, one at a time."""
 
     def __init__(

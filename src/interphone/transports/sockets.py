@@ -105,6 +105,15 @@ class SocketTransport(asyncio.Transport):
         if self.is_reading():
             self._loop.add_reader(self._fd, self._on_readable)
 
+    def read_now(self) -> None:
+        """Take what has come already, without waiting for the loop to tell.
+
+        Of a thousand clients that connect at once, each is through its handshake before the
+        next is accepted.
+        """
+        if self.is_reading():
+            self._on_readable()
+
     def get_protocol(self) -> asyncio.BaseProtocol:
         """Give the protocol that is told what happens."""
         return self._protocol

@@ -236,6 +236,7 @@ class UnixListener:
             sock.close()
             raise
         transport.start()
+        transport.read_now()
 
     # Running out of resources
 
