@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 import pytest
-from support.ends import Raw, meeting, raised_by, until
 
 from interphone import (
     Backoff,
@@ -26,6 +25,7 @@ from interphone import (
     Server,
     Status,
 )
+from support.ends import Raw, meeting, raised_by, until
 
 SOON = Backoff(initial=0.001, cap=0.01)
 
@@ -453,7 +453,9 @@ interphone.run(server.serve_forever())
         assert child.stdout is not None
         client = Client(address, backoff=SOON)
         await client.connect()
-        pending = [asyncio.ensure_future(raised_by(client.request(n, timeout=None))) for n in (1, 2)]
+        pending = [
+            asyncio.ensure_future(raised_by(client.request(n, timeout=None))) for n in (1, 2)
+        ]
         await child.stdout.readline()
         child.send_signal(signal.SIGKILL)
         for error in await asyncio.gather(*pending):
@@ -520,7 +522,10 @@ def test_any_value_is_published_both_ways(run, address, value):
                 got = [await anext(items), await anext(items)]
                 assert [(item.topic, item.value) for item in got] == [("a", value), ("b", value)]
                 assert (await anext(heard)).value == value
-                assert [(r.matched, r.queued, r.dropped) for r in receipts] == [(2, 2, 0), (1, 1, 0)]
+                assert [(r.matched, r.queued, r.dropped) for r in receipts] == [
+                    (2, 2, 0),
+                    (1, 1, 0),
+                ]
             receipt = await other.publish("a", value)
             assert receipt
             assert receipt.matched == 0
@@ -544,7 +549,16 @@ def test_lifecycle_names_are_ordinary_topics(run, address):
         async with meeting(server) as client:
             for hook in (client.on_close, client.on_error, client.on_ready, client.on_message):
                 hook(raised.append)
-            names = ("close", "error", "ready", "status", "message", "__proto__", "constructor", "/x/")
+            names = (
+                "close",
+                "error",
+                "ready",
+                "status",
+                "message",
+                "__proto__",
+                "constructor",
+                "/x/",
+            )
             async with client.subscribe(*names) as items:
                 for name in names:
                     await server.publish(name, 1)

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 import threading
 from typing import Any
 
 import pytest
-from support.ends import Raw, meeting, raised_by, until
 
 from interphone import (
     PASS,
@@ -15,6 +15,7 @@ from interphone import (
     ConnectionLost,
     Limits,
     LocalProtocolError,
+    MemoryAddress,
     MessageTooBig,
     Overloaded,
     PayloadError,
@@ -25,6 +26,7 @@ from interphone import (
     Unhandled,
     WrongThread,
 )
+from support.ends import Raw, meeting, raised_by, until
 
 VALUES = [
     0,
@@ -663,7 +665,7 @@ def test_pause_in_a_handler_stops_frames_of_the_same_chunk(run, address):
                 await asyncio.sleep(0)
                 assert got == expected
                 peer.resume()
-                await until(lambda n=len(expected): len(got) > n or n == 3)
+                await until(lambda seen=expected: got != seen or seen == [1, 2, 3])
 
     run(main())
 
@@ -889,5 +891,38 @@ def test_nothing_can_be_said_before_it_is_open(run, address):
 
         async with meeting(server):
             assert [type(error) for error in errors] == [LocalProtocolError] * 2
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["unix", "memory"])
+def test_messages_sent_before_close_all_arrive_at_a_slow_reader(run, address, kind):
+    async def main() -> None:
+        server, got = Server(MemoryAddress() if kind == "memory" else address), []
+
+        @server.on_message
+        async def slow(peer: Peer, data: int) -> None:
+            await asyncio.sleep(0)
+            got.append(data)
+
+        limits = Limits(close_timeout=0.02)
+        async with server:
+            client = await Client(server.address, limits=limits).connect()
+            for n in range(3000):
+                await client.send([n, "x" * 100])
+            await client.close()
+            await until(lambda: len(got) == 3000)
+
+    run(main())
+
+
+def test_thread_handler_that_raises_stop_iteration_is_answered(run, address):
+    async def main() -> None:
+        server = Server(address)
+        server.on_error(lambda error, peer: None)
+        server.on_request(lambda peer, data: next(iter(())) if data else sys.exit("enough"))
+        async with meeting(server) as client:
+            assert "StopIteration" in str(await raised_by(client.request(1)))
+            assert "SystemExit: enough" in str(await raised_by(client.request(0)))
 
     run(main())

@@ -5,7 +5,6 @@ import os
 from typing import Any
 
 import pytest
-from support.ends import Raw, meeting, raised_by, until
 
 from interphone import (
     AddressInUse,
@@ -27,6 +26,7 @@ from interphone import (
     TopicError,
     tcp_address,
 )
+from support.ends import Raw, meeting, raised_by, until
 
 # Life
 
@@ -585,3 +585,47 @@ def test_options_that_make_no_sense_are_refused():
         Limits(max_depth=0)
     with pytest.raises(ValueError, match="connect_timeout"):
         Client("x", connect_timeout=0)
+
+
+def test_coroutine_that_authorizes_takes_no_slot_of_unfinished_handshakes(run, address):
+    async def main() -> None:
+        server, gate = Server(address, max_incomplete=2), asyncio.Event()
+
+        @server.authorize
+        async def decide(peer: Peer, payload: object) -> None:
+            if payload:
+                await gate.wait()
+
+        async with server:
+            slow = [asyncio.ensure_future(Client(address).connect(1)) for _ in range(4)]
+            await until(lambda: len(server._deciding) == 4)
+            fast = [await Client(address).connect(0) for _ in range(4)]
+            gate.set()
+            clients = [*fast, *await asyncio.gather(*slow)]
+            assert len(server.peers) == 8
+            assert (server._deciding, server._incomplete) == ({}, {})
+            for client in clients:
+                await client.close()
+
+    run(main())
+
+
+def test_handler_may_close_its_server(run, address):
+    async def main() -> None:
+        for verb in ("request", "send"):
+            server = Server(address)
+
+            async def stop(peer: Peer, data: object, server: Server = server) -> None:
+                await server.close("stopped")
+
+            server.on_request(stop)
+            server.on_message(stop)
+            await server.start()
+            client = await Client(address).connect()
+            async with asyncio.timeout(3):
+                await raised_by(getattr(client, verb)("stop"))
+                assert await client.wait_closed() == "stopped"
+            await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+            assert not server.ready
+
+    run(main())

@@ -43,6 +43,7 @@ from .peer import DEFAULT_TIMEOUT, Peer, PeerEvents, reason_of
 from .protocol.messages import Welcome
 from .protocol.payload import Json
 from .protocol.session import Session
+from .protocol.upgrade import NAMES
 from .subscription import (
     MAX_QUEUE,
     Gap,
@@ -129,6 +130,8 @@ class Client:
     ) -> None:
         if connect_timeout is not None and connect_timeout <= 0:
             raise ValueError("connect_timeout must be positive, or None for no limit")
+        if upgrade is not None and upgrade not in NAMES:
+            raise ValueError(f"upgrade must be one of {NAMES}, not {upgrade!r}")
         self.address = resolve(address)
         self.limits = limits or Limits()
         self.id: str | None = None
@@ -204,9 +207,10 @@ class Client:
         self._closing, self._end, self._attempts = False, None, 0
         try:
             peer = await self._within(self._connect_timeout, self._tasks.start(self._establish()))
-        except BaseException as exc:
+        except BaseException:
+            self.outage = None
             self._set_status(Status.IDLE)
-            self._fail_waiting(ConnectionLost(str(exc)))
+            self._fail_waiting()
             raise
         # Handlers that the caller registers right after this await hear the first messages, too.
         asyncio.get_running_loop().call_soon(peer.release)
@@ -221,7 +225,7 @@ class Client:
         except TimeoutError:
             why = self.outage.error if self.outage else "the server did not answer"
             raise ConnectError(
-                f"no connection to {self.address} within {timeout:g} s: {why}"
+                f"no connection to {self.address} within {timeout:g} s: {why}", transient=True
             ) from None
         except asyncio.CancelledError:
             if self._closing:
@@ -400,7 +404,9 @@ class Client:
         if asyncio.get_running_loop().time() - self._ready_at >= self._backoff.reset_after:
             self._attempts = 0
         self._attempts = max(self._attempts, 1)  # the connection that was lost counts as one
-        self._effort = self._tasks.start(self._return(error))
+        effort = self._tasks.start(self._return(error))
+        if not effort.done():
+            self._effort = effort
 
     async def _return(self, error: InterphoneError) -> None:
         """Come back, or give up and say so."""
@@ -424,7 +430,7 @@ class Client:
         goodbye = isinstance(error, ConnectionClosed)
         self._local.end(None if goodbye else error)
         self._set_status(Status.IDLE)
-        self._fail_waiting(error)
+        self._fail_waiting()
         reason = reason_of(error)
         for coroutine in self.on_close.start(reason):
             self._tasks.see_out(self.on_close.guard(coroutine, (reason,)))
@@ -481,10 +487,10 @@ class Client:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _fail_waiting(self, error: InterphoneError) -> None:
+    def _fail_waiting(self) -> None:
         for waiter in self._waiting:
             if not waiter.done():
-                waiter.set_exception(ConnectionLost(reason_of(error), delivery="not_sent"))
+                waiter.set_exception(self._absence())
 
     # Verbs
 
@@ -710,7 +716,10 @@ _payload_codec = Json(lenient=True)
 def _check_result(answer: object) -> None:
     """A server that knows publish/subscribe answers {"result": …}."""
     if not isinstance(answer, dict) or not isinstance(answer.get("result"), bool):
-        raise Unsupported("the server has no publish/subscribe: it answered something else")
+        raise Unsupported(
+            "the server has no publish/subscribe: it answered something else",
+            delivery="maybe_sent",
+        )
 
 
 def _never(*_: object) -> None:

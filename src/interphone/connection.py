@@ -83,6 +83,7 @@ class Connection(asyncio.BufferedProtocol):
         self._stall_timer: asyncio.TimerHandle | None = None
         self._watch_timer: asyncio.TimerHandle | None = None
         self._written = 0
+        self._patience = 0.0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self.blocked = False
         self.credentials: Any = None
@@ -303,10 +304,25 @@ class Connection(asyncio.BufferedProtocol):
         self._abort_later()
 
     def _abort_later(self) -> None:
+        """Hang up after a moment; as long as the peer goes on taking what it was sent, wait."""
         if self._end_timer is None:
-            self._end_timer = self._loop.call_later(
-                self._session.limits.close_timeout, self._abort_now
-            )
+            self._patience = self._loop.time() + self._session.limits.stalled_after
+            self._wait_for_end()
+
+    def _wait_for_end(self) -> None:
+        timeout = self._session.limits.close_timeout
+        self._end_timer = self._loop.call_later(timeout, self._give_up, self.taken)
+
+    def _give_up(self, taken: int) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        if not transport.get_write_buffer_size():
+            transport.close()
+        elif self.taken > taken and self._loop.time() < self._patience:
+            self._wait_for_end()
+        else:
+            transport.abort()
 
     def _abort_now(self) -> None:
         if self._transport is not None:

@@ -134,6 +134,13 @@ class Refused(HandshakeError):
         self.reason = reason
         self.code = code
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _refused, (self.reason, self.code)
+
+
+def _refused(reason: Any, code: str) -> Refused:
+    return Refused(reason, code=code)
+
 
 class Refuse(Exception):
     """Raise it in `authorize` to turn a peer away; the peer gets `Refused` with this reason."""

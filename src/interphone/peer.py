@@ -214,7 +214,11 @@ class Peer:
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         nonce = session.request(payload, answer, now=self._loop.time(), timeout=timeout)
         raw = await self._answer_to(nonce, answer)
-        return codec.decode(raw, returns) if raw else _nothing(returns)
+        try:
+            return codec.decode(raw, returns) if raw else _nothing(returns)
+        except PayloadError as exc:
+            exc.delivery = "maybe_sent"
+            raise
 
     async def ping(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> float:
         """Return the seconds a message takes there and back; its handlers may be busy.

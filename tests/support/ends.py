@@ -108,7 +108,9 @@ class Raw:
 
     async def open(self, **d: object) -> Any:
         """Shake hands as net-ipc's client; return the reply."""
-        self.write(PREAMBLE, {"t": 0, "d": {"compress": False, "messagepack": False, "id": None, **d}})
+        self.write(
+            PREAMBLE, {"t": 0, "d": {"compress": False, "messagepack": False, "id": None, **d}}
+        )
         return await self.packet()
 
     async def let_in(self, **d: object) -> Any:

@@ -148,5 +148,8 @@ def error_of(failure: Failure) -> InterphoneError:
     if failure.code == "closing":
         return ConnectionClosed(failure.message or None, by_peer=True, delivery="not_sent")
     if failure.code in _CODES:
-        return _CODES[failure.code](failure.message)
+        error = _CODES[failure.code](failure.message)
+        if failure.code != "overloaded":
+            error.delivery = "maybe_sent"  # it was there, and read
+        return error
     return RemoteError(failure.message, kind=failure.kind or "RemoteError", data=failure.data)

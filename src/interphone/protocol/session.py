@@ -78,7 +78,7 @@ PADDING = b'\x87{"t":7}'  # a packet of no known type
 MAX_UNREADABLE = 16  # bodies in a row that are no packet
 SHAPE = re.compile(rb'"?(?:pub|sub|unsub)')  # in either codec; a hint, decided by decoding
 GROWTH = 64  # what deflate may add to a body: so many bytes, and one for so many
-LAG = 1.0  # seconds a tick may be late before it is our own delay that silenced the peer
+LAG = 0.25  # of a heartbeat: a tick that late shows that it was we who slept
 RESOLUTION = 0.005  # seconds between two sweeps of the pending table
 
 
@@ -169,7 +169,7 @@ class Session:
         self._upgrade = ""  # the name this client asked the server to upgrade to
         self._hello: Packet | None = None
         self._unreadable = 0
-        self._pinged = False
+        self._pinged_at: float | None = None
         self._swept = 0.0
         self._handshake_due = now + self.limits.handshake_timeout if role == "server" else None
         self._heartbeat_due: float | None = None
@@ -301,8 +301,6 @@ class Session:
 
     def _violate(self, error: InterphoneError) -> None:
         """Say goodbye with the reason and end; the last event."""
-        if self.state is State.CLOSED:
-            return
         if self._in_head:
             self._wire.put_raw(upgrade.REFUSAL if self.role == "server" else b"")
         elif self.state is not State.CLOSING:
@@ -554,8 +552,8 @@ class Session:
     def _on_pong(self, packet: Packet) -> None:
         entry = self._wire.settle(packet.n, PONG)
         if entry is None:
-            self.counts.late += 1  # the pongs of heartbeats, too: they ask with no token
-        elif entry.token is not None:
+            self.counts.late += 1  # the pongs of heartbeats, too: they are in no table
+        else:
             self._react.answered(entry.token, packet.d)
 
     def _on_end(self, packet: Packet) -> None:
@@ -802,8 +800,8 @@ class Session:
     def tick(self, now: float, react: Reactions) -> None:
         """Do what is due: expire requests, ask for a sign of life, give up a silent peer."""
         self._react = react
-        if self.next_tick is not None and now - self.next_tick > LAG:
-            self.heard = max(self.heard, now)  # it was we who slept
+        if self._heartbeat and self.next_tick and now - self.next_tick > self._heartbeat * LAG:
+            self.heard = max(self.heard, now)
         if self._handshake_due is not None and now >= self._handshake_due:
             self._violate(RemoteProtocolError("no CONNECTION in time", code="timeout"))
         if self._pending_due is not None and now >= self._pending_due:
@@ -834,24 +832,25 @@ class Session:
         self._pending_due = None if soonest is None else max(soonest, now + RESOLUTION)
         for nonce in overdue:  # a reaction may ask anew, or forget others of these
             expired = pending.pop(nonce, None)
-            if expired is not None and expired.token is not None:
+            if expired is not None:
                 assert expired.timeout is not None  # it had a deadline
                 self._react.failed(expired.token, RequestTimeout(expired.timeout))
 
     def _beat(self, now: float) -> None:
         assert self._heartbeat is not None
+        if self._pinged_at is not None and self.heard >= self._pinged_at:
+            self._pinged_at = None
         silent = now - self.heard
-        if (
-            silent < self._heartbeat or self._wire.stopped
-        ):  # while we do not read it is not the peer
-            self._pinged = False
-            self._heartbeat_due = (now if self._wire.stopped else self.heard) + self._heartbeat
-        elif not self._pinged:
-            self._pinged = True
+        if self._wire.stopped:  # while we do not read it is not the peer that is silent
+            self._heartbeat_due = now + self._heartbeat
+        elif silent < self._heartbeat:
+            self._heartbeat_due = self.heard + self._heartbeat
+        elif self._pinged_at is None:
+            self._pinged_at = now
             self._put(self._dialect.packet(PING, ABSENT, "heartbeat"))
             self._heartbeat_due = now + self._heartbeat
         else:
-            self._violate(RemoteProtocolError(f"no sign of life for {silent:.1f} s", code="silent"))
+            self._violate(RemoteProtocolError(f"no sign of life for {silent:.3g} s", code="silent"))
 
     def _fail_pending(self, react: Reactions) -> None:
         error = self.error or ConnectionLost()
@@ -860,8 +859,7 @@ class Session:
         self._pending_due = None
         self._note_due()
         for entry in pending:
-            if entry.token is not None:
-                react.failed(entry.token, _copied(error))
+            react.failed(entry.token, _copied(error))
 
 
 def _pieced_together(codec: Codec, payload: msgspec.Raw, of: type[Any]) -> Any:

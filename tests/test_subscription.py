@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from interphone import LocalProtocolError, Overflow, PayloadError, Publication, Server, TopicError
+from interphone.protocol.payload import ABSENT, Json
+from interphone.subscription import Subscription, Subscriptions, TopicHandler
+from support.ends import meeting, raised_by, until
+
+CODEC = Json()
+
+
+class Hub:
+    """Attaches to nothing."""
+
+    def __init__(self) -> None:
+        self.log: list[object] = []
+
+    async def attach(self, subscription: Subscription[Any]) -> None:
+        self.log.append("attach")
+
+    async def detach(self, subscription: Subscription[Any], topics: Any) -> None:
+        self.log.append(("detach", *topics))
+
+
+def put(subscription: Subscription[Any], *values: object, topic: str = "a") -> None:
+    for value in values:
+        subscription.put(topic, msgspec.Raw(CODEC.encode(value)), CODEC)
+
+
+async def read(subscription: Subscription[Any]) -> list[object]:
+    return [item.value async for item in subscription]
+
+
+def test_what_is_queued_is_read_after_the_end(run):
+    async def main() -> None:
+        async with Subscription(Hub(), ("a",)) as items:
+            put(items, 1, None, 0)
+            items.put("a", ABSENT, CODEC)
+            items.end()
+            put(items, "too late")
+            assert await read(items) == [1, None, 0, None]
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept", "dropped"),
+    [("drop_oldest", [3, 4, 5], 2), ("drop_newest", [1, 2, 3], 2), ("latest", [5], 4)],
+)
+def test_full_queue_does_what_its_policy_says_and_counts(run, policy, kept, dropped):
+    async def main() -> None:
+        async with Subscription(Hub(), ("a",), overflow=policy, queue=3) as items:
+            put(items, 1, 2, 3, 4, 5)
+            items.end()
+            assert await read(items) == kept
+            assert items.dropped == dropped
+
+    run(main())
+
+
+def test_latest_keeps_one_of_each_topic(run):
+    async def main() -> None:
+        async with Subscription(Hub(), ("a", "b"), overflow="latest") as items:
+            for topic, value in (("a", 1), ("b", 2), ("a", 3)):
+                put(items, value, topic=topic)
+            items.end()
+            assert await read(items) == [2, 3]
+
+    run(main())
+
+
+def test_full_queue_ends_with_overflow_by_default_after_what_is_queued(run):
+    async def main() -> None:
+        async with Subscription(Hub(), ("a",), queue=3) as items:
+            put(items, *range(9))
+            assert [(await anext(items)).value for _ in range(3)] == [0, 1, 2]
+            error = await raised_by(anext(items))
+            assert isinstance(error, Overflow)
+            assert (error.topic, error.dropped, items.dropped) == ("a", 6, 6)
+            assert items.ended
+            with pytest.raises(StopAsyncIteration):
+                await anext(items)
+
+    run(main())
+
+
+@pytest.mark.parametrize(("values", "fits"), [(2, True), (3, True), (4, False)])
+def test_queue_holds_as_many_as_it_says(run, values, fits):
+    async def main() -> None:
+        async with Subscription(Hub(), ("a",), queue=3) as items:
+            put(items, *range(values))
+            assert items.ended is not fits
+
+    run(main())
+
+
+def test_queue_is_bounded_by_bytes_too(run):
+    async def main() -> None:
+        async with Subscription(Hub(), ("a",), overflow="drop_oldest") as items:
+            put(items, "x" * 5_000_000, "y" * 5_000_000)
+            items.end()
+            assert [str(value)[0] for value in await read(items)] == ["y"]
+            assert items.dropped == 1
+
+    run(main())
+
+
+def test_value_of_another_type_is_an_error_and_the_next_one_comes(run):
+    async def main() -> None:
+        async with Subscription(Hub(), ("a",), of=int) as items:
+            put(items, "x", 7)
+            with pytest.raises(PayloadError):
+                await anext(items)
+            assert await anext(items) == Publication("a", 7)
+
+    run(main())
+
+
+def test_cancelled_iteration_loses_nothing(run):
+    async def main() -> None:
+        async with Subscription(Hub(), ("a",)) as items:
+            waiting = asyncio.ensure_future(anext(items))
+            await asyncio.sleep(0)
+            put(items, 1)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert (await anext(items)).value == 1
+
+    run(main())
+
+
+def test_two_tasks_cannot_read_one_subscription(run):
+    async def main() -> None:
+        async with Subscription(Hub(), ("a",)) as items:
+            first = asyncio.ensure_future(raised_by(anext(items)))
+            await asyncio.sleep(0)
+            assert isinstance(await raised_by(anext(items)), LocalProtocolError)
+            items.end()
+            assert isinstance(await first, StopAsyncIteration)
+
+    run(main())
+
+
+def test_subscription_has_to_be_entered(run):
+    async def main() -> None:
+        with pytest.raises(LocalProtocolError, match="async with"):
+            await anext(Subscription(Hub(), ("a",)))
+
+    run(main())
+
+
+def test_leaving_detaches_once(run):
+    async def main() -> None:
+        hub = Hub()
+        async with Subscription(hub, ("a", "b", "a")) as items:
+            assert items.topics == ("a", "b")
+            await items.unsubscribe("b", "nothing")
+        await items.close()
+        assert hub.log == ["attach", ("detach", "b"), ("detach", "a")]
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"topics": ()}, TopicError),
+        ({"topics": ("",)}, TopicError),
+        ({"topics": ("a",), "overflow": "forget"}, ValueError),
+        ({"topics": ("a",), "queue": 0}, ValueError),
+    ],
+)
+def test_subscription_that_makes_no_sense_is_refused(wrong, error):
+    with pytest.raises(error):
+        Subscription(Hub(), **wrong)
+
+
+def test_names_nobody_wants_any_more_are_told():
+    local, hub = Subscriptions(), Hub()
+    first, second = Subscription(hub, ("a", "b")), Subscription(hub, ("a",))
+
+    assert local.add(first) == ["a", "b"]
+    assert local.add(second) == []
+    assert local.remove(first, ("a", "b", "c")) == ["b"]
+    assert local.names() == ("a",)
+
+
+class Runner:
+    def __init__(self) -> None:
+        self.errors: list[Exception] = []
+        self.tasks: list[asyncio.Task[Any]] = []
+
+    def spawn(self, coroutine: Any) -> None:
+        self.tasks.append(asyncio.ensure_future(coroutine))
+
+    def report(self, error: Exception, args: object) -> None:
+        self.errors.append(error)
+
+
+def test_handler_reads_in_order_and_reports_what_it_raises(run):
+    async def main() -> None:
+        runner, got = Runner(), []
+
+        async def handle(publication: Publication[int]) -> None:
+            await asyncio.sleep(0)
+            if publication.value == 2:
+                raise KeyError
+            got.append(publication.value)
+
+        reader = TopicHandler(Hub(), ("a",), int, handle, runner)
+        put(reader, 1, 2, "no int", 3)
+        await until(lambda: len(got) == 2)
+        put(reader, 4)
+        await until(lambda: len(got) == 3)
+        assert got == [1, 3, 4]
+        assert [type(error) for error in runner.errors] == [KeyError, PayloadError]
+
+    run(main())
+
+
+def test_handler_that_is_too_slow_says_so_once_and_goes_on(run):
+    async def main() -> None:
+        runner, got, gate = Runner(), [], asyncio.Event()
+
+        async def handle(publication: Publication[int]) -> None:
+            await gate.wait()
+            got.append(publication.value)
+
+        reader = TopicHandler(Hub(), ("a",), int, handle, runner, queue=2)
+        put(reader, 0)
+        await asyncio.sleep(0)
+        put(reader, 1, 2, 3, 4)
+        gate.set()
+        await until(lambda: len(got) == 3)
+        assert got == [0, 3, 4]
+        assert [str(error) for error in runner.errors] == [
+            "the subscription was too slow: 1 dropped, the first on 'a'"
+        ]
+        assert reader.dropped == 2
+
+    run(main())
+
+
+def test_handler_registered_after_connect_hears_what_is_published_next(run, address):
+    async def main() -> None:
+        server, got = Server(address), []
+        async with meeting(server) as client:
+            client.on_topic("a")(lambda publication: got.append(publication.value))
+            await client.publish("a", 1)
+            await server.publish("a", 2)
+            await until(lambda: len(got) == 2)
+            assert got == [1, 2]
+
+    run(main())
