@@ -204,15 +204,11 @@ const flow = (given, verb) => {
   else one.connection[verb](); // net-ipc's client has no pause() of its own
 };
 
-// `bytes` ASCII characters that neither repeat at once nor compress to nothing.
+// `bytes` ASCII characters that neither repeat soon nor compress to nothing.
 function bigText(bytes) {
-  const words = [];
-  for (let i = 0, length = 0; length < bytes; i++) {
-    const word = `${(i * 2654435761 >>> 0).toString(36)} `;
-    words.push(word);
-    length += word.length;
-  }
-  return words.join("").slice(0, bytes);
+  const words = Array.from({ length: 30000 }, (_, i) => `${(i * 2654435761 >>> 0).toString(36)} `);
+  const block = words.join("");
+  return block.repeat(Math.ceil(bytes / block.length)).slice(0, bytes);
 }
 
 const commands = {

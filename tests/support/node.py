@@ -6,6 +6,10 @@
         told = await node.event("message", key="s")
         assert told["data"] == "hello"
 
+Beside it, what the tests with Node share: `FLAVOURS`, `Told` (what our own end was told), and two
+stand-ins that do what no Node does on demand: `RawPeer`, a client written by hand, and `Proxy`,
+which records, splits and cuts what two ends say to each other.
+
 What the programs understand is told at the top of each. Values that JSON lacks are written as the
 tags of agent.js and come back as `UNDEFINED`, `BigInt`, `bytes`, `datetime`, `JSMap`, `Digest`,
 `NodeError`, and floats.
@@ -21,10 +25,14 @@ import json
 import math
 import os
 import shutil
+import signal
+import socket
 import subprocess
+import sys
+from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -32,6 +40,7 @@ from typing import Any, NoReturn, Self
 import pytest
 
 __all__ = [
+    "FLAVOURS",
     "NODE_MODULES",
     "UNDEFINED",
     "BigInt",
@@ -39,10 +48,19 @@ __all__ = [
     "JSMap",
     "NodeError",
     "NodeProcess",
+    "Proxy",
+    "RawPeer",
+    "Told",
+    "big_text",
     "decode",
     "digest_of",
     "encode",
+    "flavours",
+    "frame",
     "node_command",
+    "node_environment",
+    "one_loop",
+    "packets_in",
     "require_node",
 ]
 
@@ -51,6 +69,18 @@ SCRIPTS = ROOT / "tests" / "node"
 NODE_MODULES = Path(os.environ.get("INTERPHONE_NODE_MODULES") or ROOT / ".cache/node/node_modules")
 OLDEST = 18
 LONGEST_LINE = 512 * 1024 * 1024
+PATIENCE = 20.0  # seconds until a test gives up waiting for something that should come at once
+
+FLAVOURS: dict[str, dict[str, bool]] = {
+    "plain": {},
+    "compress": {"compress": True},
+    "messagepack": {"messagepack": True},
+    "both": {"compress": True, "messagepack": True},
+}
+flavours = pytest.mark.parametrize("flavour", FLAVOURS)
+
+_FAST = sys.platform != "win32" and sys.implementation.name == "cpython"
+one_loop = pytest.mark.parametrize("run", ["uvloop" if _FAST else "asyncio"], indirect=True)
 
 
 # Finding Node
@@ -80,6 +110,10 @@ def _major(node: str) -> int:
         return int(subprocess.run(question, capture_output=True, text=True, timeout=60).stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return 0
+
+
+def node_environment() -> dict[str, str]:
+    return {**os.environ, "NODE_PATH": str(NODE_MODULES)}
 
 
 def require_node() -> None:
@@ -264,7 +298,7 @@ class NodeProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "NODE_PATH": str(NODE_MODULES)},
+            env=node_environment(),
             limit=LONGEST_LINE,
         )
         self._tasks = [
@@ -308,6 +342,13 @@ class NodeProcess:
         while (found := self._take(name, fields)) is not None:
             taken.append(found)
         return taken
+
+    def freeze(self) -> None:
+        """Stop the process where it is: it reads nothing until `thaw`."""
+        self._running().send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._running().send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End the process as a crash would."""
@@ -381,3 +422,229 @@ class NodeProcess:
     def _alive(self) -> None:
         if self._tasks and self._tasks[0].done():
             raise NodeError(f"Node ended:\n{self.stderr}")
+
+
+# Our own end
+
+
+class Told:
+    """What the hooks of a Server or Client were told, each by itself, in order.
+
+    `message` of a server is `(peer, data)`, of a client `(data,)`, and so on.
+    """
+
+    NAMES = ("ready", "connect", "disconnect", "message", "error", "close", "status")
+
+    def __init__(self, end: Any) -> None:
+        self._queues: defaultdict[str, asyncio.Queue[tuple[Any, ...]]] = defaultdict(asyncio.Queue)
+        for name in self.NAMES:
+            hook = getattr(end, f"on_{name}", None)
+            if hook is not None:
+                hook(partial(self._note, name))
+
+    def _note(self, name: str, *values: Any) -> None:
+        self._queues[name].put_nowait(values)
+
+    async def next(self, name: str) -> tuple[Any, ...]:
+        """Wait for the next one, and take it."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self._queues[name].get()
+        except TimeoutError:
+            raise TimeoutError(f"no {name!r} here in {PATIENCE} s") from None
+
+    async def message(self) -> Any:
+        """Wait for the next message; its data only."""
+        return (await self.next("message"))[-1]
+
+    def so_far(self, name: str) -> list[tuple[Any, ...]]:
+        """Take what came."""
+        queue = self._queues[name]
+        return [queue.get_nowait() for _ in range(queue.qsize())]
+
+
+# Bytes
+
+
+def frame(body: bytes | dict[str, Any]) -> bytes:
+    """A whole frame of the wire: the length in base 128, then the body."""
+    if isinstance(body, dict):
+        body = json.dumps(body, separators=(",", ":")).encode()
+    size, digits = len(body), [128 + (len(body) & 127)]
+    while size := size >> 7:
+        digits.append(size & 127)
+    return bytes(reversed(digits)) + body
+
+
+def packets_in(data: bytes) -> list[dict[str, Any]]:
+    """The packets of plain JSON in a stream of frames; what is cut off at its end is left out."""
+    packets, at = [], 0
+    while (body := _body_at(data, at)) is not None:
+        packets.append(json.loads(data[body[0] : body[1]]))
+        at = body[1]
+    return packets
+
+
+def _body_at(data: bytes, at: int) -> tuple[int, int] | None:
+    length = 0
+    for start in range(at, len(data)):
+        length = length * 128 + (data[start] & 127)
+        if data[start] > 127:
+            end = start + 1 + length
+            return (start + 1, end) if end <= len(data) else None
+    return None
+
+
+def big_text(size: int) -> str:
+    """So many ASCII characters, not all alike."""
+    line = "".join(f"{number * 2654435761 % 2**32:x} " for number in range(8192))
+    return (line * (size // len(line) + 1))[:size]
+
+
+class RawPeer:
+    """A client written by hand: it says what it is told to say, whatever is allowed."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def dial(cls, path: str) -> Self:
+        """Connect and say nothing."""
+        return cls(*await asyncio.open_unix_connection(path))
+
+    @classmethod
+    async def join(cls, path: str, **hello: Any) -> Self:
+        """Connect and say what `@isdk/ipc-server` says; wait for the answer."""
+        raw = await cls.dial(path)
+        raw.write(b"IPC", {"t": 0, "d": hello})
+        raw.welcome = await raw.read()
+        return raw
+
+    welcome: dict[str, Any] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def write(self, *things: bytes | dict[str, Any]) -> None:
+        """Write bytes as they are and packets as frames, all at once."""
+        self._writer.write(b"".join(t if isinstance(t, bytes) else frame(t) for t in things))
+
+    async def read(self) -> dict[str, Any] | None:
+        """The next packet; None at the end of the stream."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                length = 0
+                while True:
+                    (digit,) = await self._reader.readexactly(1)
+                    length = length * 128 + (digit & 127)
+                    if digit > 127:
+                        return dict(json.loads(await self._reader.readexactly(length)))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+
+    async def ask(self, data: Any, nonce: Any = "raw") -> Any:
+        """Send a request; the whole packet that answers it. Other packets are skipped."""
+        self.write({"t": 2, "d": data, "n": nonce})
+        while (packet := await self.read()) is not None:
+            if packet["t"] == 3 and packet.get("n") == nonce:
+                return packet
+        raise ConnectionResetError("the server hung up")
+
+    async def rest(self) -> bytes:
+        """Everything until the end of the stream."""
+        parts = []
+        async with asyncio.timeout(PATIENCE):
+            with contextlib.suppress(ConnectionError):
+                while part := await self._reader.read(65536):
+                    parts.append(part)
+        return b"".join(parts)
+
+    async def cut_off(self) -> None:
+        """Wait until writing fails: the other end has really gone."""
+        async with asyncio.timeout(PATIENCE):
+            with contextlib.suppress(ConnectionError):
+                while not self._writer.is_closing():
+                    self._writer.write(frame({"t": 7}))
+                    await self._writer.drain()
+                    await asyncio.sleep(0.01)
+
+    def end(self) -> None:
+        """End this side of the stream."""
+        self._writer.write_eof()
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+
+class Proxy:
+    """Between a client and a server: keeps every byte, and can split the stream or cut it.
+
+        async with Proxy(outer, inner) as proxy: ...
+
+    Attributes:
+        turns: Who said what: ``[("client", bytes), ("server", bytes), …]``.
+    """
+
+    def __init__(self, outer: str, inner: str, *, piece: int = 65536) -> None:
+        self.turns: list[tuple[str, bytes]] = []
+        self._outer = outer
+        self._inner = inner
+        self._piece = piece
+        self._server: asyncio.Server | None = None
+        self._links: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        door = socket.socket(socket.AF_UNIX)
+        door.bind(self._outer)  # not asyncio: it would ask for the file first, which may block
+        self._server = await asyncio.start_unix_server(self._link, sock=door)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self.cut()
+
+    async def cut(self) -> None:
+        """End every connection, without a word to anybody."""
+        links = tuple(self._links)
+        for link in links:
+            link.cancel()
+        await asyncio.gather(*links, return_exceptions=True)
+
+    def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._carry(reader, writer))
+        self._links.add(task)
+        task.add_done_callback(self._links.discard)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers = [writer]
+        try:
+            inner_reader, inner_writer = await asyncio.open_unix_connection(self._inner)
+            writers.append(inner_writer)
+            await asyncio.gather(
+                self._copy("client", reader, inner_writer),
+                self._copy("server", inner_reader, writer),
+            )
+        except OSError:
+            pass  # one of the two is gone
+        finally:
+            for each in writers:
+                each.transport.abort()
+
+    async def _copy(
+        self, who: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        while data := await reader.read(65536):
+            said = self.turns.pop()[1] if self.turns and self.turns[-1][0] == who else b""
+            self.turns.append((who, said + data))
+            for at in range(0, len(data), self._piece):
+                writer.write(data[at : at + self._piece])
+                await writer.drain()
+                await asyncio.sleep(0)
+        writer.write_eof()

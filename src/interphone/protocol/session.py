@@ -170,6 +170,7 @@ class Session:
         self._hello: Packet | None = None
         self._unreadable = 0
         self._pinged_at: float | None = None
+        self._last_look = False
         self._swept = 0.0
         self._handshake_due = now + self.limits.handshake_timeout if role == "server" else None
         self._heartbeat_due: float | None = None
@@ -839,7 +840,7 @@ class Session:
     def _beat(self, now: float) -> None:
         assert self._heartbeat is not None
         if self._pinged_at is not None and self.heard >= self._pinged_at:
-            self._pinged_at = None
+            self._pinged_at, self._last_look = None, False
         silent = now - self.heard
         if self._wire.stopped:  # while we do not read it is not the peer that is silent
             self._heartbeat_due = now + self._heartbeat
@@ -849,6 +850,9 @@ class Session:
             self._pinged_at = now
             self._put(self._dialect.packet(PING, ABSENT, "heartbeat"))
             self._heartbeat_due = now + self._heartbeat
+        elif not self._last_look:  # the loop may have been late: read what is there, then judge
+            self._last_look = True
+            self._heartbeat_due = now + RESOLUTION
         else:
             self._violate(RemoteProtocolError(f"no sign of life for {silent:.3g} s", code="silent"))
 
