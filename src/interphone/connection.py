@@ -79,6 +79,7 @@ class Connection(asyncio.BufferedProtocol):
         self._stopped: set[str] = set()  # why we do not read
         self._resuming = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
         self._end_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._watch_timer: asyncio.TimerHandle | None = None
@@ -342,9 +343,10 @@ class Connection(asyncio.BufferedProtocol):
         if due is None or self.closed.done():
             return
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._timer_due <= due:  # uvloop's handles do not always tell
                 return
             self._timer.cancel()
+        self._timer_due = due
         self._timer = self._loop.call_at(due, self._tick)
 
     def _tick(self) -> None:
