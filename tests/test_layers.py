@@ -18,7 +18,7 @@ LAYERS = [
     {"protocol"},
     {"transports"},
     {"connection"},
-    {"handlers", "methods", "stream", "subscription", "peer"},
+    {"handlers", "methods", "stream", "subscription", "inbox", "peer"},
     {"exchange", "server", "client"},
     {"run", "blocking", "inspector", "backplane", "testing"},
     {"cli"},

@@ -196,7 +196,7 @@ class Runner:
         self.errors: list[Exception] = []
         self.tasks: list[asyncio.Task[Any]] = []
 
-    def spawn(self, coroutine: Any) -> None:
+    def spawn(self, coroutine: Any, args: object = ()) -> None:
         self.tasks.append(asyncio.ensure_future(coroutine))
 
     def report(self, error: Exception, args: object) -> None:

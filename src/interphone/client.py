@@ -213,7 +213,7 @@ class Client:
             self._fail_waiting()
             raise
         # Handlers that the caller registers right after this await hear the first messages, too.
-        asyncio.get_running_loop().call_soon(peer.release)
+        asyncio.get_running_loop().call_soon(peer.inbox.release)
         return self
 
     async def _within(self, timeout: float | None, effort: asyncio.Task[Peer]) -> Peer:
@@ -329,7 +329,7 @@ class Client:
         loop = asyncio.get_running_loop()
         session = Session("client", now=loop.time(), **self._options)  # type: ignore[arg-type]  # the dict of its options
         peer = self._trying = Peer(self._events, self._handlers, session)
-        peer.defer()
+        peer.inbox.defer()
         payload = None if self._payload is None else session.codec.encode(self._payload)
         session.open(payload, id=self.id, upgrade_to=self._upgrade)
         self._answer = loop.create_future()
@@ -415,7 +415,7 @@ class Client:
             if self._attempts == self._backoff.attempts:
                 raise error
             await self._pause_before_retry(error)
-            (await self._establish()).release()
+            (await self._establish()).inbox.release()
         except InterphoneError as exc:
             self._report(exc)
             self._finish(exc if isinstance(exc, ConnectionLost) else ConnectionLost(exc))
@@ -688,7 +688,7 @@ class Client:
 
     def _publication(self, peer: Peer, topic: str, raw: msgspec.Raw) -> None:
         if not self._local.deliver(topic, raw, peer.protocol.codec):
-            peer.unheard += 1
+            peer.inbox.unheard += 1
 
     # Failures
 

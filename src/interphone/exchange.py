@@ -61,24 +61,20 @@ class Exchange:
         limit = peer.protocol.limits.max_subscriptions
         new = [topic for topic in dict.fromkeys(topics) if topic not in self._topics.of(peer)]
         if fault is not None:
-            peer.refuse_request(nonce, Failure("invalid", fault))
+            peer.inbox.fail(nonce, Failure("invalid", fault))
         elif len(self._topics.of(peer)) + len(new) > limit:
-            peer.refuse_request(
-                nonce, Failure("overloaded", f"over {limit} subscriptions of one peer")
-            )
+            peer.inbox.fail(nonce, Failure("overloaded", f"over {limit} subscriptions of one peer"))
         elif self._topics.total + len(new) > self._max_subscriptions:
-            peer.refuse_request(
-                nonce, Failure("overloaded", "the server has too many subscriptions")
-            )
+            peer.inbox.fail(nonce, Failure("overloaded", "the server has too many subscriptions"))
         else:
             for topic in new:
                 self._topics.add(peer, topic)
-            peer.reply(nonce, {"result": bool(new)})
+            peer.inbox.respond(nonce, {"result": bool(new)})
 
     def unsubscribe(self, peer: Peer, nonce: Nonce, topics: list[str]) -> None:
         """Unsubscribe a peer."""
         removed = [self._topics.remove(peer, topic) for topic in topics]
-        peer.reply(nonce, {"result": any(removed)})
+        peer.inbox.respond(nonce, {"result": any(removed)})
 
     def publish(
         self, peer: Peer, nonce: Nonce, topic: str, raw: msgspec.Raw, whole: msgspec.Raw
@@ -86,7 +82,7 @@ class Exchange:
         """Publish for a peer, and answer it; deliveries to itself come before the answer."""
         fault = topic_fault(topic)
         if fault is not None:
-            peer.refuse_request(nonce, Failure("invalid", fault))
+            peer.inbox.fail(nonce, Failure("invalid", fault))
             return
         codec = peer.protocol.codec
         origin = None if peer.interphone else whole
@@ -102,7 +98,7 @@ class Exchange:
         try:
             receipt = self._queue(subscribers, body)
         except PayloadError as exc:
-            peer.refuse_request(nonce, Failure("invalid", str(exc)))
+            peer.inbox.fail(nonce, Failure("invalid", str(exc)))
             return
         receipt = _with_local(receipt, self.local.deliver(topic, raw, codec))
         answer: dict[str, object] = {"result": True}
@@ -115,7 +111,7 @@ class Exchange:
         if any(subscriber.connection.blocked for subscriber in subscribers):
             self._tasks.spawn(self._answer_settled(peer, nonce, answer, subscribers))
         else:
-            peer.reply(nonce, answer)
+            peer.inbox.respond(nonce, answer)
 
     async def _answer_settled(
         self, peer: Peer, nonce: Nonce, answer: object, subscribers: tuple[Peer, ...]
@@ -124,7 +120,7 @@ class Exchange:
         peer.connection.stop_reading("publishing")
         await self.settle(subscribers)
         peer.connection.go_on_reading("publishing")
-        peer.reply(nonce, answer)
+        peer.inbox.respond(nonce, answer)
 
     # What the server says
 

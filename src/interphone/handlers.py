@@ -59,12 +59,24 @@ class Tasks:
         self._farewells: set[asyncio.Task[Any]] = set()
         self._pool: ThreadPoolExecutor | None = None
 
-    def spawn(self, coroutine: Coroutine[Any, Any, object]) -> None:
-        """Run a coroutine as a task; its first step runs at once where Python can do that."""
-        self.start(coroutine)
+    def spawn(self, coroutine: Coroutine[Any, Any, object], args: tuple[object, ...] = ()) -> None:
+        """Run a coroutine as a task; what it raises is reported with `args`.
+
+        Its first step runs at once where Python can do that.
+        """
+
+        def ended(task: asyncio.Task[object]) -> None:
+            if not task.cancelled() and isinstance(error := task.exception(), Exception):
+                self.report(error, args)
+
+        task = self.start(coroutine)
+        if task.done():
+            ended(task)
+        else:
+            task.add_done_callback(ended)
 
     def start(self, coroutine: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
-        """The same, and return the task."""
+        """Run a coroutine as a task and return it; its end is the caller's business."""
         task = _start(coroutine)
         if not task.done():
             self._tasks.add(task)

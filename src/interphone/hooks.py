@@ -15,8 +15,10 @@ R = TypeVar("R")
 class Runner(Protocol):
     """Where a hook's coroutines run, and who hears of their failures."""
 
-    def spawn(self, coroutine: Coroutine[Any, Any, object], /) -> None:
-        """Run a coroutine as a task of its own."""
+    def spawn(
+        self, coroutine: Coroutine[Any, Any, object], args: tuple[object, ...] = (), /
+    ) -> None:
+        """Run a coroutine as a task of its own; what it raises is reported with `args`."""
         ...
 
     def report(self, error: Exception, args: tuple[object, ...], /) -> None:
@@ -55,7 +57,7 @@ class Hook(Generic[P]):
     def fire(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Tell everybody; coroutines run as tasks."""
         for coroutine in self.start(*args, **kwargs):
-            self._runner.spawn(self.guard(coroutine, args))
+            self._runner.spawn(coroutine, args)
 
     def start(self, *args: P.args, **kwargs: P.kwargs) -> list[Coroutine[Any, Any, object]]:
         """Call the plain handlers; return the coroutines of the others, not started."""

@@ -1,19 +1,15 @@
-"""Peer: everything user code can say to one other end, and what runs for what it says.
+"""Peer: everything user code can say to one other end.
 
 Both ends of a connection have one, of the same class. Futures are made here, kept in the
-Session as tokens, and settled here. Handlers for requests run concurrently; messages are
-handled one at a time, in order, from a bounded queue that requests, pings and answers
-never wait for. When too much of a peer's work is under way, it is not read any further.
+Session as tokens, and settled here. What the other end says is the business of `inbox.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
-from inspect import iscoroutine
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -24,14 +20,13 @@ from .errors import (
     ConnectionClosed,
     ConnectionLost,
     InterphoneError,
-    MessageTooBig,
     PayloadError,
-    RemoteError,
     RequestTimeout,
     Unsupported,
 )
-from .handlers import PASS, Handler, Handlers
-from .protocol.messages import Failure, Goodbye, Hello, Welcome, failure_of
+from .handlers import Handlers
+from .inbox import Inbox
+from .protocol.messages import Hello, Welcome
 from .protocol.session import Counts, Nonce, Reactions, Session
 from .protocol.states import State
 
@@ -68,7 +63,7 @@ class Peer:
         session: What `authorize` returned for it; yours.
         connection: Its transport's life; for Server and Client.
         protocol: Its protocol state; for Server and Client.
-        unheard: Messages that came when nobody listened to `on_message`.
+        inbox: What it says, and what runs for it; for Server and Client.
     """
 
     def __init__(self, events: PeerEvents, handlers: Handlers, session: Session) -> None:
@@ -79,19 +74,20 @@ class Peer:
         self._handlers = handlers
         self.protocol = session
         self._session = session
-        self._told: tuple[object, ...] = (self,) if handlers.told else ()
+        told: tuple[object, ...] = (self,) if handlers.told else ()
+        self.inbox = Inbox(session, handlers, told, partial(events.report, self))
         self._react = Reactions(
             hello=partial(events.hello, self),
             opened=partial(events.opened, self),
-            message=self._on_message,
-            request=self._on_request,
+            message=self.inbox.on_message,
+            request=self.inbox.on_request,
             answered=self._answered,
             failed=self._failed,
             subscribe=partial(events.subscribe, self),
             unsubscribe=partial(events.unsubscribe, self),
             publish=partial(events.publish, self),
             publication=partial(events.publication, self),
-            goodbye=self._on_goodbye,
+            goodbye=lambda _: None,  # the connection hangs up; `lost` tells the rest
             unreadable=partial(events.report, self),
             violated=self._on_violated,
         )
@@ -100,19 +96,10 @@ class Peer:
             self._react,
             made=partial(events.made, self),
             lost=self._on_lost,
-            abandoned=self._abandon_answers,
+            abandoned=self.inbox.abandon,
         )
+        self.inbox.attach(self.connection)
         self._loop = asyncio.get_running_loop()
-        self._answers: set[asyncio.Task[None]] = set()  # request handlers under way
-        self._inflight = 0  # them, and the messages that wait or are being handled
-        self._held = 0  # bytes of these
-        self._messages: deque[msgspec.Raw] = deque()
-        self._reader: asyncio.Task[None] | None = None
-        self._idle: asyncio.Future[None] | None = None  # done at so many under way:
-        self._idle_at = 0
-        self._closer: asyncio.Task[Any] | None = None
-        self._deferred: list[tuple[Callable[..., None], tuple[Any, ...]]] | None = None
-        self.unheard = 0
 
     def __repr__(self) -> str:
         return (
@@ -147,9 +134,14 @@ class Peer:
         return self._session.pending
 
     @property
+    def unheard(self) -> int:
+        """Its messages that came when nobody listened to `on_message`."""
+        return self.inbox.unheard
+
+    @property
     def inflight(self) -> int:
         """Its requests and messages that are being handled or wait for it."""
-        return self._inflight
+        return self.inbox.inflight
 
     @property
     def backlog(self) -> int:
@@ -268,14 +260,13 @@ class Peer:
     ) -> bool:
         """Close; do not wait for `task`, in case it is one of our handlers. For a Server."""
         session, connection = self._session, self.connection
-        self._closer = task
         was_open = session.state is State.OPEN
         if session.state is State.OPENING:
             connection.abort(ConnectionClosed(reason))
         try:
             if was_open:
                 session.drain(reason, self._react)
-                await self._finish_handlers(grace, besides=task)
+                await self.inbox.finish(grace, besides=task)
                 session.say_goodbye(reason, reconnect=reconnect)
                 connection.hang_up()
             await asyncio.shield(connection.closed)
@@ -337,235 +328,14 @@ class Peer:
         if not token.done():
             token.set_exception(error)
 
-    # What the peer says
-
-    def defer(self) -> None:
-        """Keep its messages and requests until `release`: handlers may still be registered."""
-        self._deferred = []
-
-    def release(self) -> None:
-        """Handle what was kept, in order."""
-        deferred, self._deferred = self._deferred or (), None
-        for handle, args in deferred:
-            self._let_go(args[-1])
-            handle(*args)
-
-    def _on_message(self, raw: msgspec.Raw) -> None:
-        handlers = self._handlers.on_message
-        if self._deferred is not None:
-            self._deferred.append((self._on_message, (raw,)))
-            self._take_on(raw)
-        elif not handlers:
-            self.unheard += 1
-        elif self._reader is not None:
-            self._messages.append(raw)
-            self._take_on(raw)
-        else:
-            self._handle(raw)
-
-    def _handle(self, raw: msgspec.Raw) -> None:
-        """Handle a message now; if a handler has to wait, others queue up behind it."""
-        try:
-            data = self._session.codec.decode(raw) if raw else None
-        except PayloadError as exc:
-            self._session.counts.unreadable += 1
-            self._events.report(self, exc)
-            return
-        waiting = self._handlers.on_message.start(*self._told, data)
-        if waiting:
-            self._take_on(raw)
-            self._reader = self._handlers.tasks.start(self._read_on(waiting, raw))
-            if self._reader.done():
-                self._reader = None
-
-    async def _read_on(self, waiting: list[Any], raw: msgspec.Raw) -> None:
-        """Await the handlers of one message, then of all that queued up meanwhile."""
-        hook = self._handlers.on_message
-        while True:
-            for coroutine in waiting:
-                await hook.guard(coroutine, self._told)
-            self._let_go(raw)
-            waiting = []
-            while not waiting and self._messages:
-                raw = self._messages.popleft()
-                try:
-                    data = self._session.codec.decode(raw) if raw else None
-                except PayloadError as exc:
-                    self._events.report(self, exc)
-                else:
-                    waiting = hook.start(*self._told, data)
-                if not waiting:
-                    self._let_go(raw)
-            if not waiting:
-                self._reader = None
-                return
-
-    def _on_request(self, nonce: Nonce, raw: msgspec.Raw) -> None:
-        chain = self._handlers.on_request.handlers
-        if self._deferred is not None:
-            self._deferred.append((self._on_request, (nonce, raw)))
-            self._take_on(raw)
-        elif self._session.state is State.DRAINING:
-            self._session.fail(nonce, Failure("closing", "the peer is closing"))
-        elif not (chain and chain[0].inline and self._answer_inline(nonce, raw, chain[0])):
-            self._answer_later(nonce, raw)
-
-    def _answer_inline(self, nonce: Nonce, raw: msgspec.Raw, handler: Handler) -> bool:
-        """Ask the first handler without a task; False if its result has to be waited for."""
-        try:
-            data = self._session.codec.decode(raw) if raw else None
-        except PayloadError:
-            return False  # the long way says why
-        try:
-            result = handler.function(*self._told, data)
-        except Exception as exc:
-            self._fail(nonce, failure_of(exc), exc)
-            return True
-        if result is PASS or iscoroutine(result):
-            self._answer_later(nonce, raw, result)
-        else:
-            self._respond(nonce, result)
-        return True
-
-    def _answer_later(self, nonce: Nonce, raw: msgspec.Raw, first: object = None) -> None:
-        """Answer in a task; `first` is what the first handler returned, if it was asked."""
-        self._take_on(raw)
-        task = self._handlers.tasks.start(self._answer(nonce, raw, first))
-        if not task.done():
-            self._answers.add(task)
-            task.add_done_callback(self._answers.discard)
-
-    async def _answer(self, nonce: Nonce, raw: msgspec.Raw, first: object) -> None:
-        """Ask the handlers, and answer: with a result or with why there is none."""
-        chain = self._handlers.on_request
-        try:
-            result = await self._ask_handlers(raw, first)
-            if self.connection.crowded():
-                await self.connection.writable()
-        except _Unreadable as exc:
-            self._fail(nonce, Failure("invalid", str(exc)), exc.error)
-        except SystemExit as exc:  # the handler's wish is not the server's
-            self._fail(nonce, Failure("failed", str(exc), "SystemExit"))
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            self._fail(nonce, Failure("failed", "the handler was cancelled", "CancelledError"))
-        except Exception as exc:
-            self._fail(nonce, failure_of(exc), exc)
-        else:
-            if result is PASS:
-                self._fail(nonce, Failure("unhandled", _unhandled(bool(chain))))
-            else:
-                self._respond(nonce, result)
-        finally:
-            self._let_go(raw)
-
-    async def _ask_handlers(self, raw: msgspec.Raw, first: object) -> object:
-        chain, tasks = self._handlers.on_request, self._handlers.tasks
-        if iscoroutine(first):
-            first = await first
-            if first is not PASS:
-                return first
-        try:
-            data = self._session.codec.decode(raw) if raw else None
-        except PayloadError as exc:
-            raise _Unreadable(exc) from exc
-        return await chain.answer(tasks, (*self._told, data), asked=first is PASS)
-
-    def _respond(self, nonce: Nonce, result: object) -> None:
-        try:
-            self._session.respond(nonce, self._session.codec.encode(result))
-        except (PayloadError, MessageTooBig) as exc:
-            self._fail(nonce, failure_of(exc), exc)
-        else:
-            self.connection.flush_soon()
-
-    def _fail(self, nonce: Nonce, failure: Failure, error: Exception | None = None) -> None:
-        """Tell the asker; tell this side, too, unless the error was meant for the asker."""
-        if error is not None and not isinstance(error, RemoteError):
-            self._events.report(self, error)
-        try:
-            self._session.fail(nonce, failure)
-        except (PayloadError, MessageTooBig):  # its message or data cannot go over
-            self._session.fail(
-                nonce, Failure(failure.code, "an error that cannot be sent", failure.kind)
-            )
-        self.connection.flush_soon()
-
-    def reply(self, nonce: Nonce, value: object) -> None:
-        """Answer a request that the owner took."""
-        self._respond(nonce, value)
-
-    def refuse_request(self, nonce: Nonce, failure: Failure) -> None:
-        """Fail a request that the owner took."""
-        self._fail(nonce, failure)
-
-    # How much is under way
-
-    def _take_on(self, raw: msgspec.Raw) -> None:
-        self._inflight += 1
-        self._held += len(bytes(raw))
-        limits = self._session.limits
-        if self._inflight >= limits.max_inflight or self._held >= limits.max_held:
-            self.connection.stop_reading("busy")
-
-    def _let_go(self, raw: msgspec.Raw) -> None:
-        self._inflight -= 1
-        self._held -= len(bytes(raw))
-        limits = self._session.limits
-        if self._inflight < limits.max_inflight and self._held < limits.max_held:
-            self.connection.go_on_reading("busy")
-        if self._idle is not None and self._inflight <= self._idle_at and not self._idle.done():
-            self._idle.set_result(None)
-
-    async def _finish_handlers(self, grace: float, *, besides: asyncio.Task[Any] | None) -> None:
-        """Wait until nothing of the peer's is under way; then cancel the answers that are left.
-
-        A handler that closes its own peer would wait for itself: it is left alone.
-        """
-        self._idle_at = int(besides in self._answers or (self._reader is besides is not None))
-        if self._inflight > self._idle_at and grace > 0:
-            self._idle = self._loop.create_future()
-            await asyncio.wait(
-                [self._idle, self.connection.closed],
-                timeout=grace,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        for task in self._answers - {besides}:
-            task.cancel()
-
     # The end
-
-    def _on_goodbye(self, goodbye: Goodbye) -> None:
-        pass  # the session is closed now, and the connection hangs up; `lost` tells the rest
 
     def _on_violated(self, error: InterphoneError) -> None:
         self._events.report(self, error)
 
     def _on_lost(self, error: InterphoneError) -> None:
-        self._abandon_answers()
+        self.inbox.abandon()
         self._events.lost(self, error)
-
-    def _abandon_answers(self) -> None:
-        """Nobody waits for them any more. Whoever ended the connection goes on."""
-        for task in self._answers - {self._closer}:
-            task.cancel()
-
-    def when_heard(self, then: Callable[[], None]) -> None:
-        """Call `then` when every message that came has been handled; for a Server."""
-        if self._reader is None:
-            then()
-        else:
-            self._reader.add_done_callback(lambda _: then())
-
-
-class _Unreadable(Exception):
-    """A request's payload cannot be decoded: the asker's fault, not a handler's."""
-
-    def __init__(self, error: PayloadError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 def reason_of(error: InterphoneError) -> Any:
@@ -573,10 +343,6 @@ def reason_of(error: InterphoneError) -> Any:
     if isinstance(error, ConnectionClosed):
         return error.reason
     return error.reason if isinstance(error, ConnectionLost) else error
-
-
-def _unhandled(any_handler: bool) -> str:
-    return "no handler took the request" if any_handler else "nobody handles requests here"
 
 
 def _nothing(returns: Any) -> Any:

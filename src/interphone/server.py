@@ -401,7 +401,7 @@ class Server:
         self._exchange.drop(peer, remember=remember)
         if self._peers.get(peer.id) is peer:
             del self._peers[peer.id]
-            peer.when_heard(lambda: self.on_disconnect.fire(peer, reason_of(error)))
+            peer.inbox.when_read(lambda: self.on_disconnect.fire(peer, reason_of(error)))
 
     # To many
 

@@ -1,0 +1,294 @@
+"""Inbox: what a peer says, and the handlers that run for it.
+
+Requests are handled concurrently. Messages are handled one at a time, in order, from a
+queue that requests, pings and answers never wait for. When too much of a peer's is under
+way, it is not read any further.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from inspect import iscoroutine
+from typing import Any
+
+import msgspec
+
+from .connection import Connection
+from .errors import MessageTooBig, PayloadError, RemoteError
+from .handlers import PASS, Handler, Handlers
+from .protocol.messages import Failure, failure_of
+from .protocol.session import Nonce, Session
+from .protocol.states import State
+
+__all__ = ["Inbox"]
+
+
+class Inbox:
+    """The work that one peer gives this side.
+
+    Attributes:
+        inflight: Its requests and messages that are being handled or wait for it.
+        unheard: Messages that came when nobody listened.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        handlers: Handlers,
+        told: tuple[object, ...],
+        report: Callable[[Exception], None],
+    ) -> None:
+        self.inflight = 0
+        self.unheard = 0
+        self._session = session
+        self._handlers = handlers
+        self._told = told
+        self._report = report
+        self._connection: Connection | None = None
+        self._held = 0  # bytes under way
+        self._answers: set[asyncio.Task[None]] = set()
+        self._messages: deque[msgspec.Raw] = deque()
+        self._reader: asyncio.Task[None] | None = None
+        self._idle: asyncio.Future[None] | None = None  # done at so many under way:
+        self._idle_at = 0
+        self._closer: asyncio.Task[Any] | None = None
+        self._deferred: list[tuple[Callable[..., None], tuple[Any, ...]]] | None = None
+
+    def attach(self, connection: Connection) -> None:
+        """Work for this connection; it is made after the inbox."""
+        self._connection = connection
+
+    # Waiting for handlers to be registered
+
+    def defer(self) -> None:
+        """Keep what comes until `release`."""
+        self._deferred = []
+
+    def release(self) -> None:
+        """Handle what was kept, in order."""
+        deferred, self._deferred = self._deferred or (), None
+        for handle, args in deferred:
+            self._let_go(args[-1])
+            handle(*args)
+
+    # Messages
+
+    def on_message(self, raw: msgspec.Raw) -> None:
+        """Handle a message now, or after those that came before it."""
+        if self._deferred is not None:
+            self._deferred.append((self.on_message, (raw,)))
+            self._take_on(raw)
+        elif not self._handlers.on_message:
+            self.unheard += 1
+        elif self._reader is not None:
+            self._messages.append(raw)
+            self._take_on(raw)
+        elif waiting := self._start(raw):
+            self._take_on(raw)
+            self._read_later(waiting, raw)
+
+    def _start(self, raw: msgspec.Raw) -> list[Any]:
+        """Call the plain handlers of a message; return what is left to be awaited."""
+        try:
+            data = self._session.codec.decode(raw) if raw else None
+        except PayloadError as exc:
+            self._session.counts.unreadable += 1
+            self._report(exc)
+            return []
+        return self._handlers.on_message.start(*self._told, data)
+
+    def _read_later(self, waiting: list[Any], raw: msgspec.Raw) -> None:
+        self._reader = reader = self._handlers.tasks.start(self._read(waiting, raw))
+
+        def ended(_: object) -> None:
+            self._reader = None
+            for coroutine in waiting:
+                coroutine.close()  # it may have been cancelled before its first step
+
+        if reader.done():
+            ended(reader)
+        else:
+            reader.add_done_callback(ended)
+
+    async def _read(self, waiting: list[Any], raw: msgspec.Raw) -> None:
+        """Await the handlers of one message, then handle all that queued up meanwhile."""
+        while True:
+            for coroutine in waiting:
+                await self._handlers.on_message.guard(coroutine, self._told)
+            self._let_go(raw)
+            if not self._messages:
+                self._reader = None
+                return
+            raw = self._messages.popleft()
+            waiting = self._start(raw)
+
+    def when_read(self, then: Callable[[], None]) -> None:
+        """Call `then` when every message that came has been handled."""
+        if self._reader is None:
+            then()
+        else:
+            self._reader.add_done_callback(lambda _: then())
+
+    # Requests
+
+    def on_request(self, nonce: Nonce, raw: msgspec.Raw) -> None:
+        """Have a request answered."""
+        chain = self._handlers.on_request.handlers
+        if self._deferred is not None:
+            self._deferred.append((self.on_request, (nonce, raw)))
+            self._take_on(raw)
+        elif self._session.state is State.DRAINING:
+            self._session.fail(nonce, Failure("closing", "the peer is closing"))
+        elif not (chain and chain[0].inline and self._answer_inline(nonce, raw, chain[0])):
+            self._answer_later(nonce, raw)
+
+    def _answer_inline(self, nonce: Nonce, raw: msgspec.Raw, handler: Handler) -> bool:
+        """Ask the first handler without a task; False if its payload cannot be decoded."""
+        try:
+            data = self._session.codec.decode(raw) if raw else None
+        except PayloadError:
+            return False  # the long way says why
+        try:
+            result = handler.function(*self._told, data)
+        except Exception as exc:
+            self.fail(nonce, failure_of(exc), exc)
+            return True
+        if result is PASS or iscoroutine(result):
+            self._answer_later(nonce, raw, result)
+        else:
+            self.respond(nonce, result)
+        return True
+
+    def _answer_later(self, nonce: Nonce, raw: msgspec.Raw, first: object = None) -> None:
+        """Answer in a task; `first` is what the first handler returned, if it was asked."""
+        self._take_on(raw)
+        answer = self._handlers.tasks.start(self._answer(nonce, raw, first))
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._answers.discard(task)
+            self._let_go(raw)
+            if iscoroutine(first):
+                first.close()  # it may have been cancelled before its first step
+
+        if answer.done():
+            ended(answer)
+        else:
+            self._answers.add(answer)
+            answer.add_done_callback(ended)
+
+    async def _answer(self, nonce: Nonce, raw: msgspec.Raw, first: object) -> None:
+        """Ask the handlers, and answer: with a result or with why there is none."""
+        chain = self._handlers.on_request
+        try:
+            result = await self._ask_handlers(raw, first)
+            if self._connection is not None and self._connection.crowded():
+                await self._connection.writable()
+        except _Unreadable as exc:
+            self.fail(nonce, Failure("invalid", str(exc)), exc.error)
+        except SystemExit as exc:  # the handler's wish is not the server's
+            self.fail(nonce, Failure("failed", str(exc), "SystemExit"))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            self.fail(nonce, Failure("failed", "the handler was cancelled", "CancelledError"))
+        except Exception as exc:
+            self.fail(nonce, failure_of(exc), exc)
+        else:
+            if result is PASS:
+                self.fail(nonce, Failure("unhandled", _unhandled(bool(chain))))
+            else:
+                self.respond(nonce, result)
+
+    async def _ask_handlers(self, raw: msgspec.Raw, first: object) -> object:
+        if iscoroutine(first):
+            first = await first
+            if first is not PASS:
+                return first
+        try:
+            data = self._session.codec.decode(raw) if raw else None
+        except PayloadError as exc:
+            raise _Unreadable(exc) from exc
+        chain, tasks = self._handlers.on_request, self._handlers.tasks
+        return await chain.answer(tasks, (*self._told, data), asked=first is PASS)
+
+    def respond(self, nonce: Nonce, result: object) -> None:
+        """Answer a request."""
+        try:
+            self._session.respond(nonce, self._session.codec.encode(result))
+        except (PayloadError, MessageTooBig) as exc:
+            self.fail(nonce, failure_of(exc), exc)
+        else:
+            self._flush()
+
+    def fail(self, nonce: Nonce, failure: Failure, error: Exception | None = None) -> None:
+        """Tell the asker why there is no answer; tell this side, too, unless it was meant so."""
+        if error is not None and not isinstance(error, RemoteError):
+            self._report(error)
+        try:
+            self._session.fail(nonce, failure)
+        except (PayloadError, MessageTooBig):  # its message or data cannot go over
+            self._session.fail(
+                nonce, Failure(failure.code, "an error that cannot be sent", failure.kind)
+            )
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._connection is not None:
+            self._connection.flush_soon()
+
+    # How much is under way
+
+    def _take_on(self, raw: msgspec.Raw) -> None:
+        self.inflight += 1
+        self._held += len(bytes(raw))
+        limits = self._session.limits
+        if self.inflight >= limits.max_inflight or self._held >= limits.max_held:
+            assert self._connection is not None  # it brought the work
+            self._connection.stop_reading("busy")
+
+    def _let_go(self, raw: msgspec.Raw) -> None:
+        self.inflight -= 1
+        self._held -= len(bytes(raw))
+        limits = self._session.limits
+        if self.inflight < limits.max_inflight and self._held < limits.max_held:
+            assert self._connection is not None
+            self._connection.go_on_reading("busy")
+        if self._idle is not None and self.inflight <= self._idle_at and not self._idle.done():
+            self._idle.set_result(None)
+
+    async def finish(self, grace: float, *, besides: asyncio.Task[Any] | None) -> None:
+        """Wait until nothing is under way; then cancel the answers that are left.
+
+        A handler that closes its own peer would wait for itself: it is left alone.
+        """
+        self._closer = besides
+        self._idle_at = int(besides in self._answers or (self._reader is besides is not None))
+        if self.inflight > self._idle_at and grace > 0:
+            assert self._connection is not None
+            self._idle = asyncio.get_running_loop().create_future()
+            await asyncio.wait(
+                [self._idle, self._connection.closed],
+                timeout=grace,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Nobody waits for the answers any more. Whoever ended the connection goes on."""
+        for task in self._answers - {self._closer}:
+            task.cancel()
+
+
+class _Unreadable(Exception):
+    """A request's payload cannot be decoded: the asker's fault, not a handler's."""
+
+    def __init__(self, error: PayloadError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _unhandled(any_handler: bool) -> str:
+    return "no handler took the request" if any_handler else "nobody handles requests here"
