@@ -19,7 +19,7 @@ LAYERS = [
     {"transports"},
     {"connection"},
     {"handlers", "methods", "stream", "subscription", "inbox", "peer"},
-    {"exchange", "server", "client"},
+    {"admission", "exchange", "feed", "server", "client"},
     {"run", "blocking", "inspector", "backplane", "testing"},
     {"cli"},
 ]

@@ -421,9 +421,9 @@ def test_connections_are_limited(run, address, clients, fits):
 def test_unfinished_handshakes_are_limited_and_the_oldest_pays(run, address, others, evicted):
     async def main() -> None:
         async with Server(address, max_incomplete=3) as server, Raw.connect(address) as oldest:
-            await until(lambda: len(server._incomplete) == 1)
+            await until(lambda: len(server._admission._incomplete) == 1)
             raws = [await asyncio.open_unix_connection(address) for _ in range(others)]
-            await until(lambda: len(server._incomplete) == min(others + 1, 3))
+            await until(lambda: len(server._admission._incomplete) == min(others + 1, 3))
             if evicted:
                 assert await oldest.rest() is not None
             else:
@@ -444,7 +444,7 @@ def test_silent_client_is_hung_up_on_after_the_handshake_timeout(run, address):
             raw.write(b"IPC")
             assert await raw.packet() == {"t": 6, "d": {"a": False}}
             assert await raw.packet() is None
-            await until(lambda: not server._incomplete)
+            await until(lambda: not server._admission._incomplete)
 
     run(main())
 
@@ -485,7 +485,7 @@ def test_rubbish_is_hung_up_on_and_nobody_else_notices(run, address, sent):
             raw.write(sent)
             await raw.rest()
             assert await client.ping() > 0
-            await until(lambda: not server._incomplete)
+            await until(lambda: not server._admission._incomplete)
 
     run(main())
 
@@ -598,12 +598,12 @@ def test_coroutine_that_authorizes_takes_no_slot_of_unfinished_handshakes(run, a
 
         async with server:
             slow = [asyncio.ensure_future(Client(address).connect(1)) for _ in range(4)]
-            await until(lambda: len(server._deciding) == 4)
+            await until(lambda: len(server._admission._deciding) == 4)
             fast = [await Client(address).connect(0) for _ in range(4)]
             gate.set()
             clients = [*fast, *await asyncio.gather(*slow)]
             assert len(server.peers) == 8
-            assert (server._deciding, server._incomplete) == ({}, {})
+            assert (server._admission._deciding, server._admission._incomplete) == ({}, {})
             for client in clients:
                 await client.close()
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from enum import IntEnum
 from time import perf_counter
@@ -34,8 +34,8 @@ from .errors import (
     LocalProtocolError,
     Refused,
     RequestTimeout,
-    Unsupported,
 )
+from .feed import Feed, check_result
 from .handlers import Chain, Handlers, Tasks, log_error
 from .hooks import Hook
 from .limits import Limits
@@ -51,7 +51,6 @@ from .subscription import (
     Publication,
     Receipt,
     Subscription,
-    Subscriptions,
     TopicHandler,
     check_topic,
 )
@@ -159,8 +158,13 @@ class Client:
         self._paused = False
         self._end: InterphoneError | None = None
         self._waiting: set[asyncio.Future[None]] = set()  # verbs that wait for a connection
-        self._local = Subscriptions()
         self._tasks = Tasks(self._report_handler)
+        self._feed = Feed(
+            standing=self._standing,
+            present=lambda: self._peer,
+            tasks=self._tasks,
+            report=self._report,
+        )
         self.on_ready: Hook[[Peer]] = Hook(self._tasks)
         self.on_status: Hook[[Status]] = Hook(self._tasks)
         self.on_message: Hook[[Any]] = Hook(self._tasks)
@@ -177,7 +181,7 @@ class Client:
             subscribe=_never,
             unsubscribe=_never,
             publish=_never,
-            publication=self._publication,
+            publication=self._feed.deliver,
             report=self._report_of,
             lost=self._lost,
         )
@@ -343,7 +347,7 @@ class Client:
                     server_hostname=None,
                 )
                 await self._answer
-                await self._restore(peer)
+                await self._feed.restore(peer)
         except TimeoutError:
             peer.connection.abort()
             seconds = self.limits.handshake_timeout
@@ -398,8 +402,7 @@ class Client:
             self._come_back(error)
 
     def _come_back(self, error: InterphoneError) -> None:
-        for subscription in self._local.all():
-            subscription.put_gap()
+        self._feed.interrupt()
         assert self._backoff is not None
         if asyncio.get_running_loop().time() - self._ready_at >= self._backoff.reset_after:
             self._attempts = 0
@@ -428,7 +431,7 @@ class Client:
             return
         self._end, self.outage, self._ready_at = error, None, 0.0
         goodbye = isinstance(error, ConnectionClosed)
-        self._local.end(None if goodbye else error)
+        self._feed.end(None if goodbye else error)
         self._set_status(Status.IDLE)
         self._fail_waiting()
         reason = reason_of(error)
@@ -553,7 +556,7 @@ class Client:
         if peer.connection.crowded():
             await peer.connection.writable()
         answer = await peer.ask(peer.protocol.ask_to_publish, topic, payload, timeout=timeout)
-        _check_result(answer)
+        check_result(answer)
         return Receipt(answer.get("matched"), answer.get("queued"), answer.get("dropped"))
 
     @overload
@@ -611,7 +614,7 @@ class Client:
             queue: Publications it holds.
             gaps: Whether to yield a `Gap` after the connection was away.
         """
-        return Subscription(self, topics, of, overflow=overflow, queue=queue, gaps=gaps)
+        return Subscription(self._feed, topics, of, overflow=overflow, queue=queue, gaps=gaps)
 
     def on_topic(
         self, *topics: str, of: Any = Any, overflow: OverflowPolicy = "drop_oldest"
@@ -623,72 +626,17 @@ class Client:
         """
 
         def register(handler: TopicHandlerT) -> TopicHandlerT:
-            reader = TopicHandler(self, topics, of, handler, self._tasks, overflow=overflow)
-            self._local.add(reader)
-            if self._peer is not None:  # else it is subscribed with the next connection
-                subscribe = self._peer.protocol.subscribe
-                answer = self._peer.ask(subscribe, reader.topics, timeout=DEFAULT_TIMEOUT)
-                self._tasks.spawn(self._confirm(answer))
+            runner = self._tasks
+            self._feed.handle(
+                TopicHandler(self._feed, topics, of, handler, runner, overflow=overflow)
+            )
             return handler
 
         return register
 
     async def unsubscribe(self, *topics: str) -> None:
         """End every subscription and handler of these topics here."""
-        for topic in topics:
-            for subscription in self._local.on(topic):
-                await subscription.unsubscribe(topic)
-
-    async def attach(self, subscription: Subscription[Any]) -> None:
-        """Subscribe at the server; for `Subscription`."""
-        peer = await self._standing(DEFAULT_TIMEOUT)
-        self._local.add(subscription)
-        try:
-            answer = await peer.ask(
-                peer.protocol.subscribe, subscription.topics, timeout=DEFAULT_TIMEOUT
-            )
-            _check_result(answer)
-        except BaseException:
-            self._local.remove(subscription, subscription.topics)
-            raise
-
-    async def _confirm(self, answer: Awaitable[object]) -> None:
-        try:
-            _check_result(await answer)
-        except ConnectionLost:
-            pass  # the next connection begins with it
-        except InterphoneError as exc:
-            self._report(exc)
-
-    async def detach(self, subscription: Subscription[Any], topics: Iterable[str]) -> None:
-        """Unsubscribe at the server from what nobody here wants any more; for `Subscription`."""
-        unwanted = self._local.remove(subscription, topics)
-        if unwanted and self._peer is not None:
-            peer = self._peer
-            with suppress(InterphoneError):  # gone, or it never knew: there is nothing left to end
-                await peer.ask(peer.protocol.unsubscribe, unwanted, timeout=DEFAULT_TIMEOUT)
-
-    async def _restore(self, peer: Peer) -> None:
-        """Subscribe again to everything that is wanted here, before the client is ready.
-
-        @isdk/ipc-server may still hold a dead subscription of this id, which would delay
-        every delivery: it is removed first (wire.md 18).
-        """
-        names = self._local.names()
-        if not names:
-            return
-        try:
-            if peer.protocol.isdk:
-                await peer.ask(peer.protocol.unsubscribe, names, timeout=DEFAULT_TIMEOUT)
-            _check_result(await peer.ask(peer.protocol.subscribe, names, timeout=DEFAULT_TIMEOUT))
-        except ConnectionLost:
-            raise
-        except InterphoneError as exc:
-            self._report(exc)
-
-    def _publication(self, peer: Peer, topic: str, raw: msgspec.Raw) -> None:
-        if not self._local.deliver(topic, raw, peer.protocol.codec):
-            peer.inbox.unheard += 1
+        await self._feed.unsubscribe(topics)
 
     # Failures
 
@@ -711,15 +659,6 @@ class Client:
 
 
 _payload_codec = Json(lenient=True)
-
-
-def _check_result(answer: object) -> None:
-    """A server that knows publish/subscribe answers {"result": …}."""
-    if not isinstance(answer, dict) or not isinstance(answer.get("result"), bool):
-        raise Unsupported(
-            "the server has no publish/subscribe: it answered something else",
-            delivery="maybe_sent",
-        )
 
 
 def _never(*_: object) -> None:

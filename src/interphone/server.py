@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from types import MappingProxyType, TracebackType
@@ -13,22 +12,19 @@ from typing import Any, Generic, Self, TypeVar, overload
 import msgspec
 
 from .address import Address, resolve
+from .admission import Admission
 from .connection import Connection
 from .errors import (
     ConnectionClosed,
     InterphoneError,
     LocalProtocolError,
-    Refuse,
-    RemoteProtocolError,
 )
 from .exchange import Exchange
 from .handlers import Chain, Handlers, Tasks, log_error
 from .hooks import Hook
 from .limits import Limits
 from .peer import DEFAULT_TIMEOUT, Peer, PeerEvents, reason_of
-from .protocol.messages import Hello
 from .protocol.session import Session
-from .protocol.states import State
 from .subscription import (
     MAX_QUEUE,
     OverflowPolicy,
@@ -115,13 +111,8 @@ class Server:
         allowed_uids: Iterable[int] | None = None,
         heartbeat: float | None = 20.0,
     ) -> None:
-        if max_connections < 1 or max_incomplete < 1:
-            raise ValueError("max_connections and max_incomplete must be at least 1")
         self.limits = limits or Limits()
         self._address = resolve(address)
-        self._max_connections = max_connections
-        self._max_incomplete = max_incomplete
-        self._generate_id = generate_id or _new_id
         self._options = {
             "limits": self.limits,
             "compress": compress,
@@ -135,14 +126,20 @@ class Server:
         self._closing: asyncio.Future[None] | None = None
         self._finished: asyncio.Future[None] | None = None
         self._peers: dict[str, Peer] = {}
-        self._incomplete: dict[Peer, None] = {}  # no CONNECTION yet, oldest first
-        self._deciding: dict[Peer, asyncio.Task[None]] = {}  # `authorize` runs
         self._starting = False
         self._paused = False
-        self._authorize: Callable[[Peer, Any], object] | None = None
         self._tasks = Tasks(self._report_handler)
         self._exchange = Exchange(max_subscriptions=max_subscriptions, tasks=self._tasks)
         self._hub = _LocalHub(self._exchange.local)
+        self._admission = Admission(
+            peers=self._peers,
+            admit=self._admit,
+            report=self._report,
+            tasks=self._tasks,
+            generate_id=generate_id,
+            max_connections=max_connections,
+            max_incomplete=max_incomplete,
+        )
         self.on_ready: Hook[[Address]] = Hook(self._tasks)
         self.on_connect: Hook[[Peer, Any]] = Hook(self._tasks)
         self.on_disconnect: Hook[[Peer, Any]] = Hook(self._tasks)
@@ -155,7 +152,7 @@ class Server:
         )
         self._events = PeerEvents(
             made=self._made,
-            hello=self._hello,
+            hello=self._admission.asked,
             opened=lambda peer, welcome: None,  # only a client hears a welcome
             subscribe=self._exchange.subscribe,
             unsubscribe=self._exchange.unsubscribe,
@@ -256,7 +253,7 @@ class Server:
     def _abort_all(
         self, reason: object, *, but: Collection[Peer] = ()
     ) -> list[asyncio.Future[None]]:
-        peers = (*self._peers.values(), *self._incomplete, *self._deciding)
+        peers = (*self._peers.values(), *self._admission.waiting)
         aborted = [peer.connection for peer in peers if peer not in but]
         for connection in aborted:
             connection.abort(ConnectionClosed(reason))
@@ -298,9 +295,9 @@ class Server:
         Raises:
             ValueError: There is one already.
         """
-        if self._authorize is not None:
+        if self._admission.authorize is not None:
             raise ValueError("the server has an authorize function already")
-        self._authorize = decide
+        self._admission.authorize = decide
         return decide
 
     def _new_connection(self) -> Connection:
@@ -309,94 +306,22 @@ class Server:
         return Peer(self._events, self._handlers, session).connection
 
     def _made(self, peer: Peer) -> None:
-        """A connection was accepted: it takes a slot until its handshake is over."""
-        if self._closing is not None:
+        if self._closing is None:
+            self._admission.came(peer)
+        else:
             peer.connection.abort()
-            return
-        self._incomplete[peer] = None
-        if len(self._incomplete) > self._max_incomplete:
-            oldest = next(iter(self._incomplete))
-            self._report(RemoteProtocolError("evicted: too many unfinished handshakes"), oldest)
-            oldest.connection.abort(
-                RemoteProtocolError("too many unfinished handshakes", code="full")
-            )
-
-    def _hello(self, peer: Peer, hello: Hello) -> None:
-        """A client asks to come in; until that is decided, no more of it is read."""
-        self._incomplete.pop(peer, None)
-        peer.connection.stop_reading("connecting")
-        codec = peer.protocol.codec
-        try:
-            peer.payload = codec.decode(hello.extras) if hello.extras else None
-        except InterphoneError as exc:
-            self._refuse(peer, str(exc), "invalid")
-            return
-        peer.id = self._choose_id(hello.id)
-        if len(self._peers) + len(self._deciding) >= self._max_connections:
-            self._refuse(peer, "the server has too many connections", "full")
-        elif self._authorize is None:
-            self._admit(peer)
-        else:
-            deciding = self._tasks.start(self._decide(peer, self._authorize))
-            if not deciding.done():
-                self._deciding[peer] = deciding
-
-    async def _decide(self, peer: Peer, authorize: Callable[[Peer, Any], object]) -> None:
-        try:
-            result = authorize(peer, peer.payload)
-            peer.session = await result if isinstance(result, Awaitable) else result
-        except Refuse as exc:
-            self._refuse(peer, exc.reason, "refused")
-        except Exception as exc:
-            self._report(exc, peer)
-            self._refuse(peer, "the server failed to decide", "refused")
-        else:
-            self._admit(peer)
-        finally:
-            self._deciding.pop(peer, None)
-
-    def _choose_id(self, wanted: object) -> str:
-        """The id a client had before, if nobody living has it; else a new one."""
-        if isinstance(wanted, str) and 0 < len(wanted) <= 255 and not self._taken(wanted):
-            return wanted
-        try:
-            made = self._generate_id()
-            if isinstance(made, str) and made and not self._taken(made):
-                return made
-            raise ValueError(f"generate_id gave {made!r}, which is no new id")
-        except Exception as exc:
-            self._report(exc, None)
-            return _new_id()
-
-    def _taken(self, id: str) -> bool:
-        return id in self._peers or any(other.id == id for other in self._deciding)
 
     def _admit(self, peer: Peer) -> None:
-        session, connection = peer.protocol, peer.connection
-        if session.state is not State.OPENING or connection.closed.done():
-            return  # it left while we decided
-        session.accept(peer.id)
-        connection.flush_soon()
+        """A peer is let in. Coroutines of on_connect take a step before its first message."""
         self._peers[peer.id] = peer
         self._exchange.welcome_back(peer)
         if self._paused:
             peer.pause()
-        # Coroutines of on_connect take their first step before the first message is dispatched.
         self.on_connect.fire(peer, peer.payload)
-        connection.go_on_reading("connecting")
-
-    def _refuse(self, peer: Peer, reason: object, code: str) -> None:
-        if peer.protocol.state is not State.OPENING or peer.connection.closed.done():
-            return
-        peer.protocol.refuse(reason, code=code, id=peer.id)
-        peer.connection.go_on_reading("connecting")
-        peer.connection.hang_up()
 
     def _lost(self, peer: Peer, error: InterphoneError) -> None:
         """A connection ended."""
-        self._incomplete.pop(peer, None)
-        if peer in self._deciding:
-            self._deciding.pop(peer).cancel()
+        self._admission.left(peer)
         remember = not peer.interphone and not isinstance(error, ConnectionClosed)
         self._exchange.drop(peer, remember=remember)
         if self._peers.get(peer.id) is peer:
@@ -529,7 +454,3 @@ class _LocalHub:
 
     async def detach(self, subscription: Subscription[Any], topics: Iterable[str]) -> None:
         self._local.remove(subscription, topics)
-
-
-def _new_id() -> str:
-    return secrets.token_hex(8)
