@@ -9,6 +9,8 @@ import textwrap
 import pytest
 
 from interphone import Client, ConnectionLost, Limits, MemoryAddress, Server
+from interphone.connection import Connection
+from interphone.protocol import Reactions, Session
 from support.ends import Raw, meeting, raised_by, until
 
 
@@ -204,5 +206,48 @@ def test_error_of_a_waiting_sender_is_its_own(run, address):
             errors = await asyncio.gather(*asked)
             assert len({id(error) for error in errors}) == 3
             assert all(isinstance(error, ConnectionLost) for error in errors)
+
+    run(main())
+
+
+class Stuck(asyncio.Transport):
+    """A transport whose peer takes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 0
+        self.aborted = False
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+    def get_write_buffer_size(self) -> int:
+        return self.size
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.size += len(data)
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.mark.parametrize(("waiting", "cut"), [(999, False), (1000, False), (1001, True)])
+def test_bytes_waiting_for_a_peer_are_limited_to_the_queue_and_one_message(run, waiting, cut):
+    async def main() -> None:
+        session = Session("client", limits=Limits(hard_queue=1000))
+        nothing = Reactions(*[lambda *_: None] * len(Reactions._fields))
+        connection = Connection(
+            session, nothing, made=bool, lost=lambda error: None, abandoned=lambda: None
+        )
+        transport = Stuck()
+        connection.connection_made(transport)
+        transport.size = waiting
+        connection.pause_writing()
+        session.open()
+        connection.flush_soon()
+        assert transport.aborted is cut
+        assert (getattr(session.error, "code", None) == "slow-consumer") is cut
+        connection.connection_lost(None)
 
     run(main())
