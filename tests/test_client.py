@@ -763,3 +763,21 @@ def test_path_that_is_a_file_is_not_touched_by_either_end(run, address):
 def _write(path: str) -> None:
     with open(path, "w") as file:
         file.write("mine")
+
+
+def test_publication_of_a_node_client_that_one_of_us_cannot_take_harms_nobody(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with meeting(server) as client, client.subscribe("a") as items:
+            async with Raw.connect(address) as raw:
+                await raw.open()
+                raw.write({"t": 2, "d": {"sub": "a"}, "n": "1"})
+                assert (await raw.packet())["d"] == {"result": True}
+                for value in ("\ud800", "fine"):
+                    raw.write({"t": 2, "d": {"pub": "a", "message": value}, "n": "2"})
+                    assert (await raw.packet())["d"] == {"pub": "a", "message": value}
+                    assert (await raw.packet())["d"] == {"result": True}
+            assert (await anext(items)).value == "fine"
+            assert client.peer.counts.unreadable == 0
+
+    run(main())

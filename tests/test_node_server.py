@@ -896,6 +896,36 @@ def test_20_000_sends_that_nobody_awaits(run: Run, address: str, flavour: str) -
     run(main())
 
 
+def test_coroutines_handle_messages_one_at_a_time(run: Run, address: str) -> None:
+    async def main() -> None:
+        server = Server(address)
+        heard: asyncio.Queue[list[int]] = asyncio.Queue()
+        busy = []
+
+        @server.on_message
+        async def note(peer: Peer, turns: int) -> None:
+            busy.append(turns)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            heard.put_nowait(busy.copy())
+            busy.remove(turns)
+
+        async with server, await RawPeer.join(address) as raw:
+            for first in range(8):
+                for second in range(8):  # turns of the loop between one message and the next
+                    raw.write({"t": 1, "d": 0})
+                    for _ in range(first):
+                        await asyncio.sleep(0)
+                    raw.write({"t": 1, "d": 30})
+                    for _ in range(second):
+                        await asyncio.sleep(0)
+                    raw.write({"t": 1, "d": 1})
+                    for turns in (0, 30, 1):
+                        assert await asyncio.wait_for(heard.get(), 10) == [turns]
+
+    run(main())
+
+
 @one_loop
 @pytest.mark.parametrize("flavour", ["plain", "both"])
 def test_10_000_requests_at_once(run: Run, address: str, flavour: str) -> None:

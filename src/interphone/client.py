@@ -238,7 +238,8 @@ class Client:
         finally:
             effort.cancel()
             await asyncio.wait([effort])
-            self._effort = None
+            if self._effort is effort:  # else the connection is lost again, and it is coming back
+                self._effort = None
 
     async def close(self, reason: object = None, *, grace: float = 5.0) -> bool:
         """Say goodbye and stop coming back. Iterators end; whoever waits is told. Idempotent.

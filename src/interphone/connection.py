@@ -84,6 +84,7 @@ class Connection(asyncio.BufferedProtocol):
         self._stall_timer: asyncio.TimerHandle | None = None
         self._watch_timer: asyncio.TimerHandle | None = None
         self._written = 0
+        self._largest = self._largest_end = 0  # the largest write under way, and where it ends
         self._patience = 0.0
         self._waiters: deque[asyncio.Future[None]] = deque()
         self.blocked = False
@@ -223,13 +224,21 @@ class Connection(asyncio.BufferedProtocol):
         data = self._session.data_to_send()
         if not data or transport is None or transport.is_closing():
             return
-        if self.blocked and transport.get_write_buffer_size() > self._session.limits.hard_queue:
+        if self.blocked and transport.get_write_buffer_size() > self._allowed():
             self.abort(
                 RemoteProtocolError("the peer does not take what it is sent", code="slow-consumer")
             )
             return
         self._written += len(data)
+        if len(data) > self._largest:
+            self._largest, self._largest_end = len(data), self._written
         transport.write(data)
+
+    def _allowed(self) -> int:
+        """Bytes that may wait before a write: the limit, and the largest write that is not out."""
+        if self.taken >= self._largest_end:
+            self._largest = 0
+        return self._session.limits.hard_queue + self._largest
 
     async def writable(self) -> None:
         """Wait until the peer can be sent more, or is gone; first come, first served.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from .errors import InterphoneError, PayloadError
+from .errors import InterphoneError
 from .handlers import Tasks
 from .peer import Peer
 from .protocol.messages import Failure
@@ -88,18 +88,14 @@ class Exchange:
         origin = None if peer.interphone else whole
 
         def body(subscriber: Peer) -> bytes:
-            same = subscriber.protocol.flavour[0] is peer.protocol.flavour[0]
+            same = subscriber.protocol.flavour == peer.protocol.flavour
             if same or not raw:
                 return subscriber.protocol.publication(topic, raw, origin if same else None)
             value = subscriber.protocol.codec.encode(codec.decode(raw))
             return subscriber.protocol.publication(topic, value)
 
         subscribers = self._topics.matching(topic)
-        try:
-            receipt = self._queue(subscribers, body)
-        except PayloadError as exc:
-            peer.inbox.fail(nonce, Failure("invalid", str(exc)))
-            return
+        receipt = self._queue(subscribers, body)
         receipt = _with_local(receipt, self.local.deliver(topic, raw, codec))
         answer: dict[str, object] = {"result": True}
         if peer.interphone:
@@ -152,11 +148,11 @@ class Exchange:
         for peer in peers:
             matched += 1
             flavour = peer.protocol.flavour
-            if flavour not in bodies:
-                bodies[flavour] = body(peer)
             try:
+                if flavour not in bodies:
+                    bodies[flavour] = body(peer)
                 peer.protocol.deliver(bodies[flavour])
-            except InterphoneError:  # it is just going, or the message is too big for it
+            except InterphoneError:  # it is going, or there is no form of the value it takes
                 continue
             peer.connection.flush_soon()
             queued += peer.open

@@ -103,7 +103,8 @@ class Inbox:
         self._reader = reader = self._handlers.tasks.start(self._read(waiting, raw))
 
         def ended(_: object) -> None:
-            self._reader = None
+            if self._reader is reader:  # else the next one reads already
+                self._reader = None
             for coroutine in waiting:
                 coroutine.close()  # it may have been cancelled before its first step
 

@@ -27,6 +27,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -876,7 +877,8 @@ def _pieced_together(codec: Codec, payload: msgspec.Raw, of: type[Any]) -> Any:
     for name in of.__struct_fields__:
         if name in members:
             value = members[name]
-            setattr(shape, name, value if name == "extras" else codec.decode(value))
+            with suppress(PayloadError):  # what cannot be read at all is not there
+                setattr(shape, name, value if name == "extras" else codec.decode(value))
     return shape
 
 
@@ -888,7 +890,7 @@ def _is_identity(value: object) -> bool:
 def _failure(value: object) -> Failure:
     try:
         return msgspec.convert(value, Failure)
-    except msgspec.ValidationError:
+    except (msgspec.MsgspecError, ValueError):  # ValueError: a lone surrogate
         return Failure("failed", "a failure that cannot be read")
 
 

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from interphone.errors import (
+    ConnectionClosed,
+    InterphoneError,
+    Overloaded,
+    PayloadError,
+    RemoteError,
+    Unhandled,
+    Unsupported,
+)
+from interphone.protocol.messages import (
+    CONNECTION,
+    END,
+    MESSAGE,
+    NODE_CODES,
+    PING,
+    PONG,
+    REQUEST,
+    RESPONSE,
+    Failure,
+    Goodbye,
+    Hello,
+    Packet,
+    Welcome,
+    error_of,
+    failure_of,
+)
+from interphone.protocol.payload import ABSENT
+
+
+def test_types_are_the_numbers_of_the_wire() -> None:
+    types = [CONNECTION, MESSAGE, REQUEST, RESPONSE, PING, PONG, END]
+
+    assert types == list(range(7))
+
+
+@pytest.mark.parametrize("of", [Packet, Hello, Welcome, Goodbye])
+def test_unknown_keys_are_ignored(of: type) -> None:
+    needed = {"t": 1} if of is Packet else {}
+
+    assert msgspec.json.decode(msgspec.json.encode({**needed, "later": [1]}), type=of) is not None
+
+
+def test_packet_without_payload_has_an_absent_one() -> None:
+    packet = msgspec.json.decode(b'{"t":1}', type=Packet)
+
+    assert packet.d is ABSENT
+    assert (packet.n, packet.k, packet.e) == (None, None, None)
+
+
+def test_flags_that_are_not_there_are_told_from_false() -> None:
+    silent, says_no = (
+        msgspec.json.decode(body, type=Hello) for body in (b"{}", b'{"compress":false}')
+    )
+
+    assert silent.compress is msgspec.UNSET
+    assert says_no.compress is False
+
+
+def test_failure_is_written_without_what_it_lacks() -> None:
+    assert msgspec.json.encode(Failure("unhandled")) == b'{"code":"unhandled"}'
+
+
+# Failures and errors
+
+
+def test_asker_is_told_the_class_and_the_message() -> None:
+    assert failure_of(KeyError("x")) == Failure("failed", "'x'", "KeyError")
+
+
+def test_remote_error_goes_over_as_it_is() -> None:
+    error = RemoteError("no such user", kind="NotFound", data={"id": 7})
+
+    assert failure_of(error) == Failure("failed", "no such user", "NotFound", {"id": 7})
+
+
+def test_failure_comes_back_as_the_error_it_was() -> None:
+    error = error_of(failure_of(RemoteError("no such user", kind="NotFound", data=[1])))
+
+    assert isinstance(error, RemoteError)
+    assert (error.message, error.kind, error.data) == ("no such user", "NotFound", [1])
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("unhandled", Unhandled),
+        ("invalid", PayloadError),
+        ("failed", RemoteError),
+        ("overloaded", Overloaded),
+        ("closing", ConnectionClosed),
+        ("unsupported", Unsupported),
+    ],
+)
+def test_code_has_its_error(code: str, error: type[InterphoneError]) -> None:
+    assert code in NODE_CODES
+    assert type(error_of(Failure(code, "why"))) is error
+
+
+def test_unknown_code_is_a_remote_error() -> None:
+    error = error_of(Failure("from-the-future", "why"))
+
+    assert isinstance(error, RemoteError)
+    assert (error.kind, error.message) == ("RemoteError", "why")
+
+
+def test_request_refused_by_a_closing_peer_was_not_sent() -> None:
+    error = error_of(Failure("closing", "the peer is closing"))
+
+    assert isinstance(error, ConnectionClosed)
+    assert (error.by_peer, error.delivery, error.reason) == (
+        True,
+        "not_sent",
+        "the peer is closing",
+    )
+
+
+def test_codes_towards_node_are_all_different() -> None:
+    assert len(set(NODE_CODES.values())) == len(NODE_CODES)
