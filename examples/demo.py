@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import interphone
-from interphone import Address, Backoff, Client, RemoteError, Subscription
+from interphone import Address, Backoff, Client, Publication, RemoteError, Subscription
 
 HERE = Path(__file__).resolve().parent
 SERVER = HERE / "daemon" / "server.py"
@@ -120,7 +120,7 @@ async def first_search(client: Client, started: float) -> float:
     return cold
 
 
-async def watch(progress: Subscription[Progress]) -> None:
+async def watch(progress: Subscription[Publication[Progress]]) -> None:
     """Draw a bar of what the daemon publishes."""
     async for item in progress:
         done, total, docs = item.value.done, item.value.total, item.value.docs

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import interphone
-from interphone import Backoff, Client, Gap, Peer, Server, Status
+from interphone import Backoff, Client, Gap, Peer, Publication, Server, Status
 
 
 def make_server(address: Path, version: int) -> Server:
@@ -18,6 +18,13 @@ def make_server(address: Path, version: int) -> Server:
         return f"{data}, says version {version}"
 
     return server
+
+
+def tell(item: Publication[object] | Gap) -> None:
+    if isinstance(item, Gap):
+        print("a gap: what was published meanwhile is lost")
+    else:
+        print(item.value)
 
 
 async def main(address: Path) -> None:
@@ -35,7 +42,7 @@ async def main(address: Path) -> None:
 
     async with client.subscribe("news", gaps=True) as news:
         await first.publish("news", "before")
-        print((await anext(news)).value)
+        tell(await anext(news))
 
         # A goodbye for good ends a client; this one lets it come back.
         await first.close("restarting", allow_reconnect=True)
@@ -46,9 +53,8 @@ async def main(address: Path) -> None:
 
             # The client has subscribed again before it was ready, and we are told of the gap.
             await second.publish("news", "after")
-            gap = await anext(news)
-            print("a gap: what was published meanwhile is lost" if isinstance(gap, Gap) else gap)
-            print((await anext(news)).value)
+            tell(await anext(news))
+            tell(await anext(news))
 
     await client.close()
 

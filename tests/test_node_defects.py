@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -39,7 +38,16 @@ from interphone import (
     Server,
     Status,
 )
-from support.node import NodeProcess, RawPeer, Told, big_text, frame, one_loop, packets_in
+from support.node import (
+    NodeProcess,
+    RawPeer,
+    Told,
+    big_text,
+    frame,
+    listen_unix,
+    one_loop,
+    packets_in,
+)
 
 pytestmark = [pytest.mark.node, one_loop]
 Run = Callable[[Any], Any]
@@ -100,9 +108,7 @@ async def hosting(address: str, *scripts: Script) -> AsyncIterator[None]:
         task = asyncio.get_running_loop().create_task(run_script(Host(reader, writer), script))
         tasks.add(task)
 
-    door = socket.socket(socket.AF_UNIX)
-    door.bind(address)
-    listener = await asyncio.start_unix_server(accept, sock=door)
+    listener = await listen_unix(address, accept)
     try:
         yield
     finally:

@@ -40,6 +40,7 @@ from support.node import (
     digest_of,
     flavours,
     frame,
+    listen_unix,
     one_loop,
 )
 
@@ -626,9 +627,7 @@ async def replay(address: str, way: str, replaying: Replay) -> list[Any]:
             await writer.wait_closed()
         served.set_result(None)
 
-    door = socket.socket(socket.AF_UNIX)
-    door.bind(address)
-    listener = await asyncio.start_unix_server(serve, sock=door)
+    listener = await listen_unix(address, serve)
     client = our_client(address, way)
     try:
         async with asyncio.timeout(10):

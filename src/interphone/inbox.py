@@ -115,6 +115,7 @@ class Inbox:
 
     async def _read(self, waiting: list[Any], raw: msgspec.Raw) -> None:
         """Await the handlers of one message, then handle all that queued up meanwhile."""
+        self._reader = asyncio.current_task()  # an eager task runs before it is returned
         while True:
             for coroutine in waiting:
                 await self._handlers.on_message.guard(coroutine, self._told)
@@ -181,7 +182,9 @@ class Inbox:
 
     async def _answer(self, nonce: Nonce, raw: msgspec.Raw, first: object) -> None:
         """Ask the handlers, and answer: with a result or with why there is none."""
-        chain = self._handlers.on_request
+        chain, task = self._handlers.on_request, asyncio.current_task()
+        assert task is not None  # it runs in one
+        self._answers.add(task)  # an eager one runs before it is returned
         try:
             result = await self._ask_handlers(raw, first)
             if self._connection is not None and self._connection.crowded():
@@ -191,8 +194,7 @@ class Inbox:
         except SystemExit as exc:  # the handler's wish is not the server's
             self.fail(nonce, Failure("failed", str(exc), "SystemExit"))
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if task.cancelling():
                 raise
             self.fail(nonce, Failure("failed", "the handler was cancelled", "CancelledError"))
         except Exception as exc:

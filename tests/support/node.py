@@ -30,6 +30,7 @@ import socket
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -57,6 +58,7 @@ __all__ = [
     "encode",
     "flavours",
     "frame",
+    "listen_unix",
     "node_command",
     "node_environment",
     "one_loop",
@@ -501,6 +503,17 @@ def big_text(size: int) -> str:
     return (line * (size // len(line) + 1))[:size]
 
 
+async def listen_unix(
+    path: str,
+    accept: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
+) -> asyncio.Server:
+    """A server of streams. Asyncio is not told the path: it would look at the file, and block."""
+    door = socket.socket(socket.AF_UNIX)
+    door.bind(path)
+    options = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+    return await asyncio.start_unix_server(accept, sock=door, **options)
+
+
 class RawPeer:
     """A client written by hand: it says what it is told to say, whatever is allowed."""
 
@@ -600,9 +613,7 @@ class Proxy:
         self._links: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        door = socket.socket(socket.AF_UNIX)
-        door.bind(self._outer)  # not asyncio: it would ask for the file first, which may block
-        self._server = await asyncio.start_unix_server(self._link, sock=door)
+        self._server = await listen_unix(self._outer, self._link)
         return self
 
     async def __aexit__(self, *_: object) -> None:
