@@ -34,6 +34,7 @@ __all__ = ["Connection"]
 
 FLUSH_AT = 2048
 BUFFER = 64 * 1024
+NUDGE = 0.05  # seconds of quiet after which @isdk/ipc-server is sent a byte more (wire.md, 9)
 WATCH = 0.5  # seconds between two looks at a peer that is not read because it keeps us busy
 
 _buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
@@ -83,6 +84,8 @@ class Connection(asyncio.BufferedProtocol):
         self._end_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._watch_timer: asyncio.TimerHandle | None = None
+        self._nudge_timer: asyncio.TimerHandle | None = None
+        self._nudged_at = 0  # bytes written when it was last looked at
         self._written = 0
         self._largest = self._largest_end = 0  # the largest write under way, and where it ends
         self._patience = 0.0
@@ -130,7 +133,13 @@ class Connection(asyncio.BufferedProtocol):
         """The transport is gone; whoever waits for anything is told."""
         session = self._session
         error = session.error or ConnectionLost(_why(exc, cut=session.unfinished()))
-        for timer in (self._timer, self._end_timer, self._stall_timer, self._watch_timer):
+        for timer in (
+            self._timer,
+            self._end_timer,
+            self._stall_timer,
+            self._watch_timer,
+            self._nudge_timer,
+        ):
             if timer is not None:
                 timer.cancel()
         self._timer = self._end_timer = self._stall_timer = self._watch_timer = None
@@ -233,6 +242,21 @@ class Connection(asyncio.BufferedProtocol):
         if len(data) > self._largest:
             self._largest, self._largest_end = len(data), self._written
         transport.write(data)
+        if self._session.nudge and self._nudge_timer is None:
+            self._nudge_timer = self._loop.call_later(NUDGE, self._nudge)
+
+    def _nudge(self) -> None:
+        """End a burst with a packet that frees a frame whose last byte arrived alone."""
+        self._nudge_timer = None
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._written == self._nudged_at:
+            self._written += len(self._session.nudge)
+            transport.write(self._session.nudge)
+        else:
+            self._nudged_at = self._written
+            self._nudge_timer = self._loop.call_later(NUDGE, self._nudge)
 
     def _allowed(self) -> int:
         """Bytes that may wait before a write: the limit, and the largest write that is not out."""

@@ -592,6 +592,11 @@ class Session:
         return len(self._wire.pending)
 
     @property
+    def nudge(self) -> bytes:
+        """What to write after a burst, if the other end is one that may miss its last byte."""
+        return b"" if self.state is State.CLOSING else self._wire.pad
+
+    @property
     def queued(self) -> int:
         """Bytes waiting for `data_to_send`."""
         return self._wire.queued
