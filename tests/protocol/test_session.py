@@ -29,9 +29,10 @@ from interphone.errors import (
 )
 from interphone.limits import Limits
 from interphone.protocol import upgrade
+from interphone.protocol.heartbeat import LAG
 from interphone.protocol.messages import Failure
 from interphone.protocol.payload import ABSENT
-from interphone.protocol.session import LAG, MAX_UNREADABLE, RESOLUTION, Session
+from interphone.protocol.session import MAX_UNREADABLE, RESOLUTION, Session
 from interphone.protocol.states import State
 from support.sessions import LoneSession, SessionPair, bodies, frame
 

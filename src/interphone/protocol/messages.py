@@ -15,6 +15,7 @@ import msgspec
 
 from ..errors import (
     ConnectionClosed,
+    ConnectionLost,
     InterphoneError,
     Overloaded,
     PayloadError,
@@ -40,8 +41,11 @@ __all__ = [
     "Identity",
     "Packet",
     "Welcome",
+    "copy_of",
     "error_of",
     "failure_of",
+    "node_sentence",
+    "read_failure",
 ]
 
 CONNECTION, MESSAGE, REQUEST, RESPONSE, PING, PONG, END = range(7)
@@ -153,3 +157,25 @@ def error_of(failure: Failure) -> InterphoneError:
             error.delivery = "maybe_sent"  # it was there, and read
         return error
     return RemoteError(failure.message, kind=failure.kind or "RemoteError", data=failure.data)
+
+
+def read_failure(value: object) -> Failure:
+    """Read the `e` of a packet, whatever it is."""
+    try:
+        return msgspec.convert(value, Failure)
+    except (msgspec.MsgspecError, ValueError):  # ValueError: a lone surrogate
+        return Failure("failed", "a failure that cannot be read")
+
+
+def node_sentence(failure: Failure) -> str:
+    """What a Node asker is told, who gets a code and one sentence."""
+    return f"{failure.kind}: {failure.message}" if failure.kind else failure.message
+
+
+def copy_of(error: InterphoneError) -> InterphoneError:
+    """Why a pending request fails: one exception per waiter, or they would share tracebacks."""
+    if isinstance(error, ConnectionClosed):
+        return ConnectionClosed(error.reason, by_peer=error.by_peer, delivery="maybe_sent")
+    if isinstance(error, ConnectionLost):
+        return ConnectionLost(error.reason, delivery="maybe_sent")
+    return ConnectionLost(error, delivery="maybe_sent")

@@ -24,10 +24,7 @@ exchange, and nothing is ever sniffed from a payload of one of us.
 
 from __future__ import annotations
 
-import re
-import zlib
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -45,8 +42,10 @@ from ..errors import (
     RequestTimeout,
 )
 from ..limits import Limits
-from . import upgrade
+from . import handshake, upgrade
+from .deflate import Deflate
 from .dialects import ClassicJson, ClassicMessagePack, Dialect
+from .heartbeat import Heartbeat
 from .messages import (
     CONNECTION,
     END,
@@ -59,12 +58,15 @@ from .messages import (
     Failure,
     Goodbye,
     Hello,
-    Identity,
     Packet,
     Welcome,
+    copy_of,
     error_of,
+    node_sentence,
+    read_failure,
 )
-from .payload import ABSENT, Codec, Json, MessagePack
+from .payload import ABSENT, Json, MessagePack
+from .shapes import published, wanted
 from .states import LEGAL, State
 from .wire import Wire
 
@@ -77,9 +79,6 @@ PREAMBLE = b"IPC"
 ORPHAN = "closing orphaned connection"  # net-ipc's words for a connection that never opened
 PADDING = b'\x87{"t":7}'  # a packet of no known type
 MAX_UNREADABLE = 16  # bodies in a row that are no packet
-SHAPE = re.compile(rb'"?(?:pub|sub|unsub)')  # in either codec; a hint, decided by decoding
-GROWTH = 64  # what deflate may add to a body: so many bytes, and one for so many
-LAG = 0.25  # of a heartbeat: a tick that late shows that it was we who slept
 RESOLUTION = 0.005  # seconds between two sweeps of the pending table
 
 
@@ -129,7 +128,6 @@ class Session:
         topics: Topics this end is subscribed to at the other.
         goodbye: The END that came, if one did.
         error: Why the connection ended, once it did.
-        heard: Time of the last sign of life; the driver sets it.
         next_tick: When `tick` has something to do, in the driver's clock; None: never.
     """
 
@@ -153,28 +151,23 @@ class Session:
         self.goodbye: Goodbye | None = None
         self.error: InterphoneError | None = None
         self.counts = Counts()
-        self.heard = now
         self._legal = LEGAL[State.OPENING]
         self._compress = compress
         self._messagepack = messagepack
         self._upgrades = upgrades
-        self._heartbeat = heartbeat
+        self._heartbeat = Heartbeat(heartbeat, now)
         self._wire = Wire(
             limit=self.limits.max_handshake_frame, max_pending=self.limits.max_pending
         )
         self._dialect: Dialect = ClassicJson(Json(lenient=True, max_depth=self.limits.max_depth))
-        self._deflate: Any = None
-        self._inflate: Any = None
+        self._deflate: Deflate | None = None
         self._head = bytearray()  # what came before the first frame
         self._in_head = role == "server"
         self._upgrade = ""  # the name this client asked the server to upgrade to
         self._hello: Packet | None = None
         self._unreadable = 0
-        self._pinged_at: float | None = None
-        self._last_look = False
         self._swept = 0.0
         self._handshake_due = now + self.limits.handshake_timeout if role == "server" else None
-        self._heartbeat_due: float | None = None
         self._pending_due: float | None = None
         self.next_tick: float | None = self._handshake_due
         self._packets: dict[int, Callable[[Packet], None]] = {
@@ -260,7 +253,9 @@ class Session:
 
     def _take_frame(self, body: bytes) -> None:
         try:
-            packet = self._dialect.read(self._inflated(body) if self._inflate else body)
+            if self._deflate is not None:
+                body = self._deflate.inflate(body, self._wire.limit)
+            packet = self._dialect.read(body)
         except PayloadError as exc:
             self._on_unreadable(exc)
             return
@@ -275,20 +270,6 @@ class Session:
             self.counts.illegal += 1
             if self.state is State.OPENING:
                 self._violate(RemoteProtocolError(ORPHAN, code="premature"))
-
-    def _inflated(self, body: bytes) -> bytes:
-        limit = self._wire.limit
-        try:
-            data: bytes = self._inflate.decompress(body, limit + 1)
-        except zlib.error as exc:
-            raise RemoteProtocolError(
-                f"a frame that does not inflate: {exc}", code="bad-deflate"
-            ) from exc
-        if len(data) > limit:
-            raise MessageTooBig(size=len(data), limit=limit)
-        if self._inflate.eof:
-            raise RemoteProtocolError("a deflate stream that ended", code="bad-deflate")
-        return data
 
     def _on_unreadable(self, error: PayloadError) -> None:
         self.counts.unreadable += 1
@@ -315,7 +296,8 @@ class Session:
         self._enter(State.CLOSED)
         self.error = self.error or error
         self._wire.stopped = True
-        self._handshake_due = self._heartbeat_due = None
+        self._handshake_due = None
+        self._heartbeat.stop()
         self._note_due()
 
     def _enter(self, state: State) -> None:
@@ -338,13 +320,10 @@ class Session:
             MessageTooBig: The payload is over the limit of the handshake.
             PayloadError: With the object around it the payload nests too deeply.
         """
-        hello: dict[str, Any] = {"compress": self._compress, "messagepack": self._messagepack}
-        if payload is not None:
-            hello["extras"] = msgspec.Raw(payload)
-        if id is not None:
-            hello["id"] = id
-        hello["interphone"] = Identity()
-        opening = self._dialect.packet(CONNECTION, msgspec.json.encode(hello))
+        hello = handshake.write_hello(
+            payload, id=id, compress=self._compress, messagepack=self._messagepack
+        )
+        opening = self._dialect.packet(CONNECTION, hello)
         self._dialect.codec.check(opening)
         if len(opening) > self.limits.max_handshake_frame:
             raise MessageTooBig(size=len(opening), limit=self.limits.max_handshake_frame)
@@ -356,30 +335,20 @@ class Session:
             self._opening, self._upgrade, self._in_head = opening, upgrade_to, True
 
     def _on_hello(self, packet: Packet) -> None:
-        hello = self._shape(packet.d, Hello)
+        hello = handshake.read(self.codec, packet.d, Hello)
         if hello is None:
             self._violate(RemoteProtocolError(ORPHAN, code="premature"))
             return
         self._handshake_due = None
         self._note_due()
         self._hello = packet
-        self.interphone = _is_identity(hello.interphone)
+        self.interphone = handshake.is_identity(hello.interphone)
         self._compress = self._compress and bool(hello.compress)
         self._messagepack = self._messagepack and bool(hello.messagepack)
         if hello.compress is hello.messagepack is msgspec.UNSET:
             self._wire.pad = PADDING  # the client is @isdk/ipc-server's
         self.hold()
         self._react.hello(hello)
-
-    def _shape(self, payload: msgspec.Raw, of: type[Any]) -> Any:
-        """Decode the `d` of a CONNECTION; None if it is null or absent, empty if no object."""
-        if not payload or bytes(payload) == b"null":
-            return None
-        codec = self._dialect.codec
-        try:
-            return codec.decode(payload, of)
-        except PayloadError:
-            return _pieced_together(codec, payload, of)
 
     def accept(self, id: str) -> None:
         """Let the client in that `hello` was about. Call `resume` afterwards.
@@ -410,22 +379,19 @@ class Session:
 
     def _reply(self, id: str) -> None:
         assert self._hello is not None  # the driver answers a hello, once
-        hello = self._shape(self._hello.d, Hello)
-        welcome = Welcome(id=id)
-        if hello.compress is not msgspec.UNSET:
-            welcome.compress = self._compress
-        if hello.messagepack is not msgspec.UNSET:
-            welcome.messagepack = self._messagepack
-        reply = msgspec.to_builtins(welcome)
-        reply.pop("interphone")
-        if self.interphone:
-            reply["interphone"] = Identity()
-        self._wire.put(self._dialect.packet(CONNECTION, msgspec.json.encode(reply), self._hello.n))
+        welcome = handshake.write_welcome(
+            handshake.read(self.codec, self._hello.d, Hello) or Hello(),
+            id=id,
+            compress=self._compress,
+            messagepack=self._messagepack,
+            interphone=self.interphone,
+        )
+        self._wire.put(self._dialect.packet(CONNECTION, welcome, self._hello.n))
         self._hello = None
 
     def _on_welcome(self, packet: Packet) -> None:
-        welcome = self._shape(packet.d, Welcome) or Welcome()
-        self.interphone = _is_identity(welcome.interphone)
+        welcome = handshake.read(self.codec, packet.d, Welcome) or Welcome()
+        self.interphone = handshake.is_identity(welcome.interphone)
         self.isdk = welcome.compress is msgspec.UNSET and welcome.messagepack is msgspec.UNSET
         self._compress = self._compress and bool(welcome.compress)
         self._messagepack = self._messagepack and bool(welcome.messagepack)
@@ -439,8 +405,8 @@ class Session:
         """Both CONNECTION frames are plain JSON; everything after them is what was agreed."""
         self._switch()
         self._wire.limit = self.limits.max_frame
-        if self.interphone and self._heartbeat is not None:
-            self._heartbeat_due = self.heard + self._heartbeat
+        if self.interphone:
+            self._heartbeat.start()
             self._note_due()
 
     def _switch(self) -> None:
@@ -450,8 +416,7 @@ class Session:
         else:
             self._dialect = ClassicJson(Json(lenient=lenient, max_depth=depth))
         if self._compress:
-            self._deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-            self._inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+            self._deflate = Deflate()
 
     # What the other end says
 
@@ -460,21 +425,16 @@ class Session:
             if packet.k is None:
                 self._react.message(packet.d)
                 return
-            shape = self._publication(packet.d) if packet.k == "pub" else None
+            shape = published(self.codec, packet.d) if packet.k == "pub" else None
         else:
-            shape = self._publication(packet.d)
-            if shape is None or shape[0] not in self.topics:  # not asked for: the user's data
+            shape = published(self.codec, packet.d)
+            if shape is None or shape.topic not in self.topics:  # not asked for: the user's data
                 self._react.message(packet.d)
                 return
         if shape is None:
             self.counts.unknown += 1
         else:
             self._react.publication(*shape)
-
-    def _publication(self, payload: msgspec.Raw) -> tuple[str, msgspec.Raw] | None:
-        keys = self._keys(payload)
-        topic = self._text(keys.get("pub"))
-        return None if topic is None else (topic, keys.get("message", ABSENT))
 
     def _on_request(self, packet: Packet) -> None:
         if self.state is State.DRAINING:
@@ -491,60 +451,27 @@ class Session:
             self._react.request(packet.n, packet.d)
 
     def _on_subscription(self, packet: Packet) -> bool:
-        """React to sub, unsub and pub; False if the request is the user's own."""
-        keys = self._keys(packet.d)
-        topic = self._text(keys.get("pub"))
-        if topic is not None and self._meant(packet, "pub"):
-            self._react.publish(packet.n, topic, keys.get("message", ABSENT), packet.d)
+        """React to sub, unsub and pub; False if the request is the user's own.
+
+        Node says no more than how it looks; one of us has said what it means.
+        """
+        publication = published(self.codec, packet.d)
+        if publication is not None and (not self.interphone or packet.k == "pub"):
+            self._react.publish(packet.n, *publication, packet.d)
             return True
-        if len(keys) != 1:
+        wish = wanted(self.codec, packet.d)
+        if wish is None or (self.interphone and packet.k != wish.kind):
             return False
-        ((key, value),) = keys.items()
-        topics = self._texts(value)
-        if topics is None or key not in ("sub", "unsub") or not self._meant(packet, key):
-            return False
-        (self._react.subscribe if key == "sub" else self._react.unsubscribe)(packet.n, topics)
+        react = self._react.subscribe if wish.kind == "sub" else self._react.unsubscribe
+        react(packet.n, wish.topics)
         return True
-
-    def _meant(self, packet: Packet, kind: str) -> bool:
-        """Whether a request that looks like this kind is one: Node says no more than that."""
-        return not self.interphone or packet.k == kind
-
-    def _keys(self, payload: msgspec.Raw) -> dict[str, msgspec.Raw]:
-        """The members of an object that may be a publication or subscription; else nothing."""
-        if SHAPE.search(payload) is None:
-            return {}
-        try:
-            return self._dialect.codec.members(payload)
-        except PayloadError:
-            return {}
-
-    def _text(self, value: msgspec.Raw | None) -> str | None:
-        if value is None:
-            return None
-        try:
-            text = self._dialect.codec.decode(value)
-        except PayloadError:
-            return None
-        return text if isinstance(text, str) and text else None
-
-    def _texts(self, value: msgspec.Raw) -> list[str] | None:
-        try:
-            texts = self._dialect.codec.decode(value)
-        except PayloadError:
-            return None
-        if isinstance(texts, str):
-            texts = [texts]
-        if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
-            return None
-        return texts
 
     def _on_response(self, packet: Packet) -> None:
         entry = self._wire.settle(packet.n, RESPONSE)
         if entry is None:
             self.counts.late += 1
         elif self.interphone and packet.e is not None:
-            self._react.failed(entry.token, error_of(_failure(packet.e)))
+            self._react.failed(entry.token, error_of(read_failure(packet.e)))
         else:
             self._react.answered(entry.token, packet.d)
 
@@ -559,9 +486,9 @@ class Session:
             self._react.answered(entry.token, packet.d)
 
     def _on_end(self, packet: Packet) -> None:
-        goodbye = self._shape(packet.d, Goodbye)
+        goodbye = handshake.read(self.codec, packet.d, Goodbye)
         if self.state is State.OPENING and self.role == "client":
-            failure = _failure(packet.e)
+            failure = read_failure(packet.e)
             reason = goodbye.m if goodbye else None
             refused: HandshakeError = HandshakeError(f"the server hung up: {reason}")
             if packet.e is not None:
@@ -595,6 +522,15 @@ class Session:
     def nudge(self) -> bytes:
         """What to write after a burst, if the other end is one that may miss its last byte."""
         return b"" if self.state is State.CLOSING else self._wire.pad
+
+    @property
+    def heard(self) -> float:
+        """Time of the last sign of life, in the driver's clock; the driver sets it."""
+        return self._heartbeat.heard
+
+    @heard.setter
+    def heard(self, now: float) -> None:
+        self._heartbeat.heard = now
 
     @property
     def queued(self) -> int:
@@ -722,7 +658,7 @@ class Session:
         else:
             error = {
                 "code": NODE_CODES[failure.code],
-                "message": _sentence(failure),
+                "message": node_sentence(failure),
                 "data": failure.data,
             }
             if failure.data is None:
@@ -739,7 +675,7 @@ class Session:
         if self.state is State.OPEN:
             self._enter(State.DRAINING)
             self.error = ConnectionClosed(reason)
-            self._heartbeat_due = None
+            self._heartbeat.stop()
             self._fail_pending(react)
 
     def say_goodbye(self, reason: Any, *, reconnect: bool = False) -> None:
@@ -748,7 +684,7 @@ class Session:
             self._put_end(reason, reconnect=reconnect, code="closed")
             self._enter(State.CLOSING)
             self.error = self.error or ConnectionClosed(reason)
-            self._heartbeat_due = None
+            self._heartbeat.stop()
             self._note_due()
 
     def _put_end(self, reason: Any, *, code: str, reconnect: bool = False) -> None:
@@ -767,19 +703,8 @@ class Session:
 
     def _put(self, body: bytes) -> None:
         if self._deflate is not None:
-            self._put_deflated(body)
-            return
+            body = self._deflate.compress(body, self._wire.limit)
         self._wire.put(body)
-
-    def _put_deflated(self, body: bytes) -> None:
-        limit = self._wire.limit
-        if len(body) > limit:
-            raise MessageTooBig(size=len(body), limit=limit)
-        deflate = self._deflate
-        if len(body) + GROWTH + len(body) // GROWTH > limit:
-            deflate = deflate.copy()  # what is too big after all must leave no trace in the stream
-        self._wire.put(deflate.compress(body) + deflate.flush(zlib.Z_SYNC_FLUSH))
-        self._deflate = deflate
 
     def _put_request(self, nonce: str, body: bytes) -> str:
         try:
@@ -801,19 +726,17 @@ class Session:
     # Time
 
     def _note_due(self) -> None:
-        due = (self._handshake_due, self._heartbeat_due, self._pending_due)
+        due = (self._handshake_due, self._heartbeat.due, self._pending_due)
         self.next_tick = min((time for time in due if time is not None), default=None)
 
     def tick(self, now: float, react: Reactions) -> None:
         """Do what is due: expire requests, ask for a sign of life, give up a silent peer."""
         self._react = react
-        if self._heartbeat and self.next_tick and now - self.next_tick > self._heartbeat * LAG:
-            self.heard = max(self.heard, now)
         if self._handshake_due is not None and now >= self._handshake_due:
             self._violate(RemoteProtocolError("no CONNECTION in time", code="timeout"))
         if self._pending_due is not None and now >= self._pending_due:
             self._expire(now)
-        if self._heartbeat_due is not None and now >= self._heartbeat_due:
+        if self._heartbeat.due is not None and now >= self._heartbeat.due:
             self._beat(now)
         self._note_due()
 
@@ -844,22 +767,11 @@ class Session:
                 self._react.failed(expired.token, RequestTimeout(expired.timeout))
 
     def _beat(self, now: float) -> None:
-        assert self._heartbeat is not None
-        if self._pinged_at is not None and self.heard >= self._pinged_at:
-            self._pinged_at, self._last_look = None, False
-        silent = now - self.heard
-        if self._wire.stopped:  # while we do not read it is not the peer that is silent
-            self._heartbeat_due = now + self._heartbeat
-        elif silent < self._heartbeat:
-            self._heartbeat_due = self.heard + self._heartbeat
-        elif self._pinged_at is None:
-            self._pinged_at = now
+        verdict = self._heartbeat.look(now, reading=not self._wire.stopped)
+        if verdict == "ping":
             self._put(self._dialect.packet(PING, ABSENT, "heartbeat"))
-            self._heartbeat_due = now + self._heartbeat
-        elif not self._last_look:  # the loop may have been late: read what is there, then judge
-            self._last_look = True
-            self._heartbeat_due = now + RESOLUTION
-        else:
+        elif verdict == "silent":
+            silent = now - self._heartbeat.heard
             self._violate(RemoteProtocolError(f"no sign of life for {silent:.3g} s", code="silent"))
 
     def _fail_pending(self, react: Reactions) -> None:
@@ -869,44 +781,4 @@ class Session:
         self._pending_due = None
         self._note_due()
         for entry in pending:
-            react.failed(entry.token, _copied(error))
-
-
-def _pieced_together(codec: Codec, payload: msgspec.Raw, of: type[Any]) -> Any:
-    """Decode the `d` of a CONNECTION whose values msgspec refuses, or that is no object."""
-    try:
-        members = codec.members(payload)
-    except PayloadError:
-        return of()
-    shape = of()
-    for name in of.__struct_fields__:
-        if name in members:
-            value = members[name]
-            with suppress(PayloadError):  # what cannot be read at all is not there
-                setattr(shape, name, value if name == "extras" else codec.decode(value))
-    return shape
-
-
-def _is_identity(value: object) -> bool:
-    """Whether the other end showed that it is one of us; what else it shows is for later."""
-    return isinstance(value, dict) and isinstance(value.get("version"), int)
-
-
-def _failure(value: object) -> Failure:
-    try:
-        return msgspec.convert(value, Failure)
-    except (msgspec.MsgspecError, ValueError):  # ValueError: a lone surrogate
-        return Failure("failed", "a failure that cannot be read")
-
-
-def _sentence(failure: Failure) -> str:
-    return f"{failure.kind}: {failure.message}" if failure.kind else failure.message
-
-
-def _copied(error: InterphoneError) -> InterphoneError:
-    """One exception per waiter: a shared one would collect all their tracebacks."""
-    if isinstance(error, ConnectionClosed):
-        return ConnectionClosed(error.reason, by_peer=error.by_peer, delivery="maybe_sent")
-    if isinstance(error, ConnectionLost):
-        return ConnectionLost(error.reason, delivery="maybe_sent")
-    return ConnectionLost(error, delivery="maybe_sent")
+            react.failed(entry.token, copy_of(error))

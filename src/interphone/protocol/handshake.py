@@ -1,0 +1,73 @@
+"""Handshake: what the two CONNECTION frames say (wire.md, 4)."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import msgspec
+
+from ..errors import PayloadError
+from .messages import Hello, Identity
+from .payload import Codec
+
+__all__ = ["is_identity", "read", "write_hello", "write_welcome"]
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def write_hello(
+    payload: bytes | None, *, id: str | None, compress: bool, messagepack: bool
+) -> bytes:
+    """Return the `d` of a client's CONNECTION."""
+    hello: dict[str, Any] = {"compress": compress, "messagepack": messagepack}
+    if payload is not None:
+        hello["extras"] = msgspec.Raw(payload)
+    if id is not None:
+        hello["id"] = id
+    return msgspec.json.encode(hello | {"interphone": Identity()})
+
+
+def write_welcome(
+    hello: Hello, *, id: str, compress: bool, messagepack: bool, interphone: bool
+) -> bytes:
+    """Return the `d` of the reply: of the options only those that were asked about."""
+    welcome: dict[str, Any] = {"id": id}
+    if hello.compress is not msgspec.UNSET:
+        welcome["compress"] = compress
+    if hello.messagepack is not msgspec.UNSET:
+        welcome["messagepack"] = messagepack
+    if interphone:
+        welcome["interphone"] = Identity()
+    return msgspec.json.encode(welcome)
+
+
+def read(codec: Codec, payload: msgspec.Raw, of: type[T]) -> T | None:
+    """Decode the `d` of a CONNECTION or END; None if it is null or absent, empty if no object."""
+    if not payload or bytes(payload) == b"null":
+        return None
+    try:
+        shape: T = codec.decode(payload, of)
+    except PayloadError:
+        return _pieced_together(codec, payload, of)
+    return shape
+
+
+def _pieced_together(codec: Codec, payload: msgspec.Raw, of: type[T]) -> T:
+    """Decode member by member what msgspec refuses as a whole, or is no object."""
+    shape = of()
+    try:
+        members = codec.members(payload)
+    except PayloadError:
+        return shape
+    for name in of.__struct_fields__:
+        if name in members:
+            value = members[name]
+            with suppress(PayloadError):  # what cannot be read at all is not there
+                setattr(shape, name, value if name == "extras" else codec.decode(value))
+    return shape
+
+
+def is_identity(value: object) -> bool:
+    """Whether the other end showed that it is one of us; what else it shows is for later."""
+    return isinstance(value, dict) and isinstance(value.get("version"), int)

@@ -1,0 +1,79 @@
+"""Shapes: how publications and subscriptions look inside a payload (wire.md, 5 and 6).
+
+The Node packages have no packet types for them: an object with the member `pub` is a
+publication, one whose only member is `sub` or `unsub` a subscription. Whether an object
+that looks like one is meant to be one is for the Session to say.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import msgspec
+
+from ..errors import PayloadError
+from .payload import ABSENT, Codec
+
+__all__ = ["Published", "Wanted", "published", "wanted"]
+
+HINT = re.compile(rb'"?(?:pub|sub|unsub)')  # in either codec; decided by decoding
+
+
+class Published(NamedTuple):
+    """``{"pub": topic, "message": value}``; the value may be absent."""
+
+    topic: str
+    value: msgspec.Raw
+
+
+class Wanted(NamedTuple):
+    """``{"sub": topics}`` or ``{"unsub": topics}``."""
+
+    kind: str
+    topics: list[str]
+
+
+def published(codec: Codec, payload: msgspec.Raw) -> Published | None:
+    """Read a publication; None if it does not look like one."""
+    members = _members(codec, payload)
+    topic = _decoded(codec, members["pub"]) if "pub" in members else None
+    if not isinstance(topic, str) or not topic:
+        return None
+    return Published(topic, members.get("message", ABSENT))
+
+
+def wanted(codec: Codec, payload: msgspec.Raw) -> Wanted | None:
+    """Read a subscription, or the end of one; None if it does not look like it."""
+    members = _members(codec, payload)
+    for kind in ("sub", "unsub"):
+        if list(members) == [kind]:
+            topics = _texts(codec, members[kind])
+            return None if topics is None else Wanted(kind, topics)
+    return None
+
+
+def _members(codec: Codec, payload: msgspec.Raw) -> dict[str, msgspec.Raw]:
+    if HINT.search(payload) is None:
+        return {}
+    try:
+        return codec.members(payload)
+    except PayloadError:
+        return {}
+
+
+def _decoded(codec: Codec, value: msgspec.Raw) -> object:
+    try:
+        return codec.decode(value)
+    except PayloadError:
+        return None
+
+
+def _texts(codec: Codec, value: msgspec.Raw) -> list[str] | None:
+    """One text or several, none of them empty."""
+    texts = _decoded(codec, value)
+    if isinstance(texts, str):
+        texts = [texts]
+    if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
+        return None
+    return texts
