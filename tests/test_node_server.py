@@ -669,6 +669,7 @@ def test_a_close_waits_for_running_handlers(run: Run, address: str) -> None:
             asked = asyncio.create_task(met.node.ask(do="request", key="c", data="in time"))
             await started.wait()
             closing = asyncio.create_task(met.peer.close("done"))
+            await asyncio.sleep(0)  # it has begun
             refused = await met.node.ask(do="request", key="c", data="too late")
             assert refused["error"]["code"] == -32002
             go.set()

@@ -17,6 +17,8 @@
     ├── RequestError                          a request has no result (never raised itself)
     │   ├── RequestTimeout(TimeoutError)      no answer in time; .timeout
     │   ├── Unhandled(LookupError)            nobody at the other end took the request
+    │   ├── MethodNotFound(LookupError)       no such method there; .method, .nearest
+    │   ├── InvalidParams(TypeError)          they do not fit the method; .method, .parameter
     │   ├── Overloaded                        too many requests are under way
     │   └── RemoteError                       the handler raised; .kind, .message, .data
     ├── TopicError(ValueError)                a name that cannot be a topic
@@ -42,8 +44,10 @@ __all__ = [
     "ForkedError",
     "HandshakeError",
     "InterphoneError",
+    "InvalidParams",
     "LocalProtocolError",
     "MessageTooBig",
+    "MethodNotFound",
     "Overflow",
     "Overloaded",
     "PayloadError",
@@ -261,6 +265,58 @@ class RequestTimeout(RequestError, TimeoutError):
 
 class Unhandled(RequestError, LookupError):
     """Nobody at the other end handles this request."""
+
+
+class MethodNotFound(RequestError, LookupError):
+    """The other end has no such method.
+
+    Attributes:
+        method: The name that was asked for.
+        nearest: The name there that looks most like it, or None.
+    """
+
+    def __init__(self, method: str, *, nearest: str | None = None) -> None:
+        super().__init__(method, nearest)
+        self.method = method
+        self.nearest = nearest
+
+    def __str__(self) -> str:
+        hint = f": did you mean {self.nearest!r}?" if self.nearest else ""
+        return f"there is no method {self.method!r}{hint}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _method_not_found, (self.method, self.nearest)
+
+
+def _method_not_found(method: str, nearest: str | None) -> MethodNotFound:
+    return MethodNotFound(method, nearest=nearest)
+
+
+class InvalidParams(RequestError, TypeError):
+    """The parameters do not fit the method; its handler did not run.
+
+    Attributes:
+        method: Name of the method.
+        parameter: Name of the parameter, or None if it is their number or names.
+        why: What is wrong with it.
+    """
+
+    def __init__(self, method: str, why: str, *, parameter: str | None = None) -> None:
+        super().__init__(method, why, parameter)
+        self.method = method
+        self.why = why
+        self.parameter = parameter
+
+    def __str__(self) -> str:
+        where = f" {self.parameter!r}" if self.parameter else ""
+        return f"{self.method}() was given parameters that do not fit:{where} {self.why}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _invalid_params, (self.method, self.why, self.parameter)
+
+
+def _invalid_params(method: str, why: str, parameter: str | None) -> InvalidParams:
+    return InvalidParams(method, why, parameter=parameter)
 
 
 class Overloaded(RequestError):
