@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import uuid
@@ -19,6 +20,11 @@ pytest.register_assert_rewrite("support")
 
 hypothesis.settings.register_profile("interphone", deadline=None)
 hypothesis.settings.load_profile("interphone")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what it puts into the background like that, and children would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Blocking calls on a loop

@@ -249,8 +249,8 @@ class Connection(asyncio.BufferedProtocol):
         """End a burst with a packet that frees a frame whose last byte arrived alone."""
         self._nudge_timer = None
         transport = self._transport
-        if transport is None or transport.is_closing():
-            return
+        if transport is None or transport.is_closing() or self._end_timer is not None:
+            return  # behind END there is nothing to free, and nothing can be written
         if self._written == self._nudged_at:
             self._written += len(self._session.nudge)
             transport.write(self._session.nudge)

@@ -547,7 +547,7 @@ class RawPeer:
         self._writer.write(b"".join(t if isinstance(t, bytes) else frame(t) for t in things))
 
     async def read(self) -> dict[str, Any] | None:
-        """The next packet; None at the end of the stream."""
+        """The next packet but those Node ignores, of type 7; None at the end of the stream."""
         try:
             async with asyncio.timeout(PATIENCE):
                 length = 0
@@ -555,7 +555,10 @@ class RawPeer:
                     (digit,) = await self._reader.readexactly(1)
                     length = length * 128 + (digit & 127)
                     if digit > 127:
-                        return dict(json.loads(await self._reader.readexactly(length)))
+                        packet = dict(json.loads(await self._reader.readexactly(length)))
+                        if packet["t"] != 7:
+                            return packet
+                        length = 0
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
 
