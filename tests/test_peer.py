@@ -44,7 +44,7 @@ VALUES = [
     {"interphone": 1},
     -1.5,
     2**53 + 1,
-    2**70,
+    2**64 - 1,
     "ü€😀\0\u2028",
     [[[{"a": [None]}]]],
 ]
@@ -251,44 +251,69 @@ def test_lost_connection_fails_what_is_pending_at_once(run, address, role):
     run(main())
 
 
-def test_request_without_an_answer_times_out_and_a_late_one_is_counted(run, address):
+@pytest.mark.parametrize("dialect", ["native", "classic"])
+def test_request_without_an_answer_times_out_and_its_handler_is_cancelled(run, address, dialect):
     async def main() -> None:
-        server, gate = Server(address), asyncio.Event()
+        server, cancelled = Server(address), asyncio.Event()
 
         @server.on_request
-        async def slow(peer: Peer, data: object) -> str:
-            await gate.wait()
-            return "late"
+        async def slow(peer: Peer, data: object) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
 
-        async with meeting(server) as client:
+        async with meeting(server, dialect=dialect) as client:
             error = await raised_by(client.request("x", timeout=0.02))
             assert isinstance(error, RequestTimeout)
             assert (error.timeout, error.delivery) == (0.02, "maybe_sent")
-            gate.set()
-            await until(lambda: client.peer.counts.late)
+            await cancelled.wait()
             assert client.peer.pending == 0
 
     run(main())
 
 
-def test_cancelled_request_leaves_the_connection_usable(run, address):
+def test_late_answer_of_a_node_server_is_dropped_and_counted(run, address):
     async def main() -> None:
-        server, gate = Server(address), asyncio.Event()
+        async with Raw.serve(address) as comers:
+            client = Client(address, backoff=None)
+            connecting = asyncio.ensure_future(client.connect())
+            raw = await comers.get()
+            await raw.let_in()
+            await connecting
+            assert isinstance(await raised_by(client.request("x", timeout=0.02)), RequestTimeout)
+            request = await raw.packet()
+            raw.write({"t": 3, "d": "late", "n": request["n"]})
+            await until(lambda: client.peer.counts.late == 1)
+            client.abort()
+
+    run(main())
+
+
+@pytest.mark.parametrize("dialect", ["native", "classic"])
+def test_cancelled_request_cancels_its_handler_and_leaves_the_connection_usable(
+    run, address, dialect
+):
+    async def main() -> None:
+        server, cancelled = Server(address), []
 
         @server.on_request
         async def answer(peer: Peer, data: int) -> int:
-            if data == 1:
-                await gate.wait()
+            try:
+                if data == 1:
+                    await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append(data)
+                raise
             return data
 
-        async with meeting(server) as client:
-            cancelled = asyncio.ensure_future(client.request(1))
-            await until(lambda: client.peer.pending)
-            cancelled.cancel()
-            gate.set()
+        async with meeting(server, dialect=dialect) as client:
+            waiting = asyncio.ensure_future(client.request(1))
+            await until(lambda: next(iter(server.peers.values())).inflight)
+            waiting.cancel()
             assert await client.request(2) == 2
-            await until(lambda: client.peer.counts.late == 1)
-            assert client.peer.pending == 0
+            await until(lambda: cancelled == [1])
+            assert (client.peer.pending, client.peer.counts.late) == (0, 0)
 
     run(main())
 
@@ -385,7 +410,8 @@ def test_frame_limit_counts_for_what_is_sent(run, address, extra, fits):
     async def main() -> None:
         server, got = Server(address, limits=Limits(max_frame=1000)), []
         server.on_message(lambda peer, data: got.append(len(data)))
-        async with meeting(server, limits=Limits(max_frame=1000)) as client:
+        limits = Limits(max_frame=1000)
+        async with meeting(server, limits=limits, dialect="classic") as client:
             text = "x" * (1000 + extra - len('{"t":1,"d":""}'))
             error = await raised_by(client.send(text))
             assert isinstance(error, MessageTooBig) is not fits

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
         ForkedError,
         HandshakeError,
         InterphoneError,
+        InvalidParams,
         LocalProtocolError,
         MessageTooBig,
+        MethodNotFound,
         Overflow,
         Overloaded,
         PayloadError,
@@ -50,7 +52,8 @@ if TYPE_CHECKING:
     )
     from .handlers import PASS
     from .limits import Limits
-    from .peer import Peer
+    from .methods import Contract, contract
+    from .peer import Call, Peer
     from .run import run
     from .server import Outcome, Server
     from .subscription import Gap, Publication, Receipt, Subscription
@@ -78,8 +81,10 @@ _HOMES = {
         "ForkedError",
         "HandshakeError",
         "InterphoneError",
+        "InvalidParams",
         "LocalProtocolError",
         "MessageTooBig",
+        "MethodNotFound",
         "Overflow",
         "Overloaded",
         "PayloadError",
@@ -97,7 +102,8 @@ _HOMES = {
     ),
     "handlers": ("PASS",),
     "limits": ("Limits",),
-    "peer": ("Peer",),
+    "methods": ("Contract", "contract"),
+    "peer": ("Call", "Peer"),
     "run": ("run",),
     "server": ("Outcome", "Server"),
     "subscription": ("Gap", "Publication", "Receipt", "Subscription"),
@@ -111,18 +117,22 @@ __all__ = [
     "AddressError",
     "AddressInUse",
     "Backoff",
+    "Call",
     "Client",
     "ConnectError",
     "ConnectionClosed",
     "ConnectionLost",
+    "Contract",
     "ForkedError",
     "Gap",
     "HandshakeError",
     "InterphoneError",
+    "InvalidParams",
     "Limits",
     "LocalProtocolError",
     "MemoryAddress",
     "MessageTooBig",
+    "MethodNotFound",
     "Outage",
     "Outcome",
     "Overflow",
@@ -147,6 +157,7 @@ __all__ = [
     "UnixAddress",
     "Unsupported",
     "WrongThread",
+    "contract",
     "isdk_path",
     "net_ipc_path",
     "run",

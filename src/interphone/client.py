@@ -14,17 +14,18 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import IntEnum
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 
 import msgspec
 
 from .address import Address, resolve
 from .backoff import Backoff
+from .deadlines import shrunk
 from .errors import (
     ConnectError,
     ConnectionClosed,
@@ -39,7 +40,8 @@ from .feed import Feed, check_result
 from .handlers import Chain, Handlers, Tasks, log_error
 from .hooks import Hook
 from .limits import Limits
-from .peer import DEFAULT_TIMEOUT, Peer, PeerEvents, reason_of
+from .methods import Contract, Methods
+from .peer import DEFAULT_TIMEOUT, Call, Peer, PeerEvents, Within, reason_of
 from .protocol.messages import Welcome
 from .protocol.payload import Json
 from .protocol.session import Session
@@ -58,6 +60,7 @@ from .transports import connect
 
 __all__ = ["Client", "Outage", "Status"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 TopicHandlerT = TypeVar("TopicHandlerT", bound="Callable[[Publication[Any]], object]")
 
@@ -110,6 +113,7 @@ class Client:
         tls: For a TCP address.
         allowed_uids: Users whose server is trusted, over a Unix socket; default: only this one.
         heartbeat: As for `Server`.
+        dialect: As for `Server`.
     """
 
     def __init__(
@@ -126,7 +130,10 @@ class Client:
         tls: ssl.SSLContext | None = None,
         allowed_uids: Iterable[int] | None = None,
         heartbeat: float | None = 20.0,
+        dialect: Literal["native", "classic"] = "native",
     ) -> None:
+        if dialect not in ("native", "classic"):
+            raise ValueError(f"the dialect is 'native' or 'classic', not {dialect!r}")
         if connect_timeout is not None and connect_timeout <= 0:
             raise ValueError("connect_timeout must be positive, or None for no limit")
         if upgrade is not None and upgrade not in NAMES:
@@ -142,6 +149,7 @@ class Client:
             "limits": self.limits,
             "compress": compress,
             "messagepack": messagepack,
+            "dialects": ("native", "classic") if dialect == "native" else ("classic",),
             "heartbeat": heartbeat,
         }
         self._upgrade = upgrade
@@ -169,10 +177,15 @@ class Client:
         self.on_status: Hook[[Status]] = Hook(self._tasks)
         self.on_message: Hook[[Any]] = Hook(self._tasks)
         self.on_request: Chain[[Any]] = Chain()
+        self.method = Methods(Call)
         self.on_error: Hook[[Exception]] = Hook(self._tasks)
         self.on_close: Hook[[Any]] = Hook(self._tasks)
         self._handlers = Handlers(
-            tasks=self._tasks, on_message=self.on_message, on_request=self.on_request, told=False
+            tasks=self._tasks,
+            on_message=self.on_message,
+            on_request=self.on_request,
+            methods=self.method,
+            told=False,
         )
         self._events = PeerEvents(
             made=self._made,
@@ -514,13 +527,60 @@ class Client:
         self, data: object, *, returns: Any = Any, timeout: float | None = DEFAULT_TIMEOUT
     ) -> Any:
         """As `Peer.request`; the time until there is a connection counts, too."""
-        if self._peer is not None:
-            return await self._peer.request(data, returns=returns, timeout=timeout)
-        started = asyncio.get_running_loop().time()
-        peer = await self._standing(timeout)
-        if timeout is not None:
-            timeout -= asyncio.get_running_loop().time() - started
+        peer, timeout = await self._standing_within(timeout)
         return await peer.request(data, returns=returns, timeout=timeout)
+
+    @overload
+    async def call(
+        self,
+        method: str,
+        *params: object,
+        named: Mapping[str, object] | None = None,
+        returns: type[T],
+        timeout: float | None = DEFAULT_TIMEOUT,
+    ) -> T: ...
+    @overload
+    async def call(
+        self,
+        method: str,
+        *params: object,
+        named: Mapping[str, object] | None = None,
+        returns: Any = Any,
+        timeout: float | None = DEFAULT_TIMEOUT,
+    ) -> Any: ...
+    @overload
+    async def call(self, method: Contract[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def call(self, method: Any, *params: Any, **kwargs: Any) -> Any:
+        """As `Peer.call`; the time until there is a connection counts, too."""
+        if isinstance(method, Contract):
+            positional, named = method.split(*params, **kwargs)
+            return await self._call(method.name, positional, named, returns=method.returns)
+        return await self._call(method, params, **kwargs)
+
+    async def _call(
+        self,
+        method: str,
+        params: Sequence[object],
+        named: Mapping[str, object] | None = None,
+        *,
+        returns: Any = Any,
+        timeout: float | None = DEFAULT_TIMEOUT,
+    ) -> Any:
+        peer, timeout = await self._standing_within(timeout)
+        return await peer.call_named(method, params, named, returns=returns, timeout=timeout)
+
+    def within(self, timeout: float | None) -> Within:
+        """Calls that wait so many seconds: ``await client.within(2).call(get_user, 7)``."""
+        return Within(self._call, timeout)
+
+    async def _standing_within(self, timeout: float | None) -> tuple[Peer, float | None]:
+        """The peer, once there is one, and what is left of the timeout."""
+        if self._peer is not None:
+            return self._peer, timeout
+        timeout = shrunk(timeout)
+        started = perf_counter()
+        peer = await self._standing(timeout)
+        return peer, None if timeout is None else timeout - (perf_counter() - started)
 
     async def ping(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> float:
         """As `Peer.ping`."""

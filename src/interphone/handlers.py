@@ -12,8 +12,9 @@ import contextvars
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, overload
 
 from .errors import InterphoneError
@@ -153,6 +154,13 @@ class Handler:
         self.place = place
         self.inline = place == "inline"
 
+    async def run(self, tasks: Tasks, args: Sequence[Any], kwargs: Mapping[str, Any]) -> object:
+        """Call the function where it runs, and await what it returns."""
+        if self.place == "thread":
+            return await tasks.in_thread(partial(self.function, *args, **kwargs))
+        result: Any = self.function(*args, **kwargs)
+        return await result if inspect.iscoroutine(result) else result
+
 
 def _waits(function: object) -> bool:
     while hasattr(function, "func"):  # functools.partial
@@ -204,11 +212,8 @@ class Chain(Generic[P]):
     async def answer(self, tasks: Tasks, args: tuple[Any, ...], *, asked: int = 0) -> object:
         """Ask the handlers in turn, but for those `asked` already; `PASS` if none answers."""
         for handler in self.handlers[asked:]:
-            if handler.place == "thread":
-                result: Any = await tasks.in_thread(handler.function, *args)
-            else:
-                result = handler.function(*args)
-            if inspect.iscoroutine(result):
+            result = await handler.run(tasks, args, {})
+            if inspect.iscoroutine(result):  # a function in a thread returned it
                 result = await result
             if result is not PASS:
                 return result
@@ -228,9 +233,11 @@ class Handlers:
         tasks: Tasks,
         on_message: Hook[...],
         on_request: Chain[...],
+        methods: Any,
         told: bool,
     ) -> None:
         self.tasks = tasks
         self.on_message = on_message
         self.on_request = on_request
+        self.methods = methods  # a Methods, which is made of Handlers
         self.told = told

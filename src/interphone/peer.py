@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
 import msgspec
 
 from .connection import Connection
+from .deadlines import current_deadline, shrunk
 from .errors import (
     ConnectionClosed,
     ConnectionLost,
@@ -26,14 +27,16 @@ from .errors import (
 )
 from .handlers import Handlers
 from .inbox import Inbox
+from .methods import Contract
 from .protocol.messages import Hello, Welcome
 from .protocol.session import Counts, Nonce, Reactions, Session
 from .protocol.states import State
 
-__all__ = ["DEFAULT_TIMEOUT", "Peer", "PeerEvents", "reason_of"]
+__all__ = ["DEFAULT_TIMEOUT", "Call", "Peer", "PeerEvents", "Within", "reason_of"]
 
 logger = logging.getLogger("interphone")
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 DEFAULT_TIMEOUT = 10.0
@@ -75,7 +78,9 @@ class Peer:
         self.protocol = session
         self._session = session
         told: tuple[object, ...] = (self,) if handlers.told else ()
-        self.inbox = Inbox(session, handlers, told, partial(events.report, self))
+        self.inbox = Inbox(
+            session, handlers, told, partial(events.report, self), partial(Call, self)
+        )
         self._react = Reactions(
             hello=partial(events.hello, self),
             opened=partial(events.opened, self),
@@ -90,6 +95,8 @@ class Peer:
             goodbye=lambda _: None,  # the connection hangs up; `lost` tells the rest
             unreadable=partial(events.report, self),
             violated=self._on_violated,
+            call=self.inbox.on_call,
+            cancelled=self.inbox.on_cancelled,
         )
         self.connection = Connection(
             session,
@@ -201,16 +208,89 @@ class Peer:
         """
         if self._session.isdk:
             _check_for_isdk(data)
+        timeout = shrunk(timeout)
         payload = await self._ready(data, timeout)
-        session, codec = self._session, self._session.codec
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
-        nonce = session.request(payload, answer, now=self._loop.time(), timeout=timeout)
-        raw = await self._answer_to(nonce, answer)
+        nonce = self._session.request(payload, answer, now=self._loop.time(), timeout=timeout)
+        return self._result(await self._answer_to(nonce, answer), returns)
+
+    def _result(self, raw: msgspec.Raw, returns: Any) -> Any:
         try:
-            return codec.decode(raw, returns) if raw else _nothing(returns)
+            return self._session.codec.decode(raw, returns) if raw else _nothing(returns)
         except PayloadError as exc:
             exc.delivery = "maybe_sent"
             raise
+
+    @overload
+    async def call(
+        self,
+        method: str,
+        *params: object,
+        named: Mapping[str, object] | None = None,
+        returns: type[T],
+        timeout: float | None = DEFAULT_TIMEOUT,
+    ) -> T: ...
+    @overload
+    async def call(
+        self,
+        method: str,
+        *params: object,
+        named: Mapping[str, object] | None = None,
+        returns: Any = Any,
+        timeout: float | None = DEFAULT_TIMEOUT,
+    ) -> Any: ...
+    @overload
+    async def call(self, method: Contract[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def call(self, method: Any, *params: Any, **kwargs: Any) -> Any:
+        """Ask the peer to run a method, and wait for what it returns.
+
+            total = await peer.call("add", 1, 2, returns=int)
+            user = await peer.call(get_user, 7, full=True)
+
+        Cancelling is safe: the handler there is cancelled, a late answer dropped and counted.
+
+        Args:
+            method: Its name there, or a `Contract` that both sides share.
+            params: Positional parameters.
+            named: Parameters by name, for a method given by name.
+            returns: Type of the result; a contract knows it.
+            timeout: Seconds to wait; `within` sets it for a contract.
+            kwargs: Parameters by name, for a contract.
+
+        Raises:
+            MethodNotFound: There is no such method.
+            InvalidParams: The parameters do not fit it; its handler did not run.
+            RemoteError: The handler raised.
+            Unsupported: A Node end has no methods.
+            Everything `request` raises.
+        """
+        if isinstance(method, Contract):
+            positional, named = method.split(*params, **kwargs)
+            return await self.call_named(method.name, positional, named, returns=method.returns)
+        return await self.call_named(method, params, **kwargs)
+
+    async def call_named(
+        self,
+        method: str,
+        params: Sequence[object],
+        named: Mapping[str, object] | None = None,
+        *,
+        returns: Any = Any,
+        timeout: float | None = DEFAULT_TIMEOUT,
+    ) -> Any:
+        """As `call`, with everything in its place; for a Client and `Within`."""
+        if not self._session.interphone:
+            raise Unsupported("a Node end has no methods: ask it by a request")
+        asked = {"method": method, "params": params}
+        timeout = shrunk(timeout)
+        payload = await self._ready(asked | {"named": named} if named else asked, timeout)
+        answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
+        nonce = self._session.call(payload, answer, now=self._loop.time(), timeout=timeout)
+        return self._result(await self._answer_to(nonce, answer), returns)
+
+    def within(self, timeout: float | None) -> Within:
+        """Calls that wait so many seconds: ``await peer.within(2).call(get_user, 7)``."""
+        return Within(self.call_named, timeout)
 
     async def ping(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> float:
         """Return the seconds a message takes there and back; its handlers may be busy.
@@ -295,17 +375,18 @@ class Peer:
                 raise RequestTimeout(timeout, delivery="not_sent") from None
         return payload
 
-    async def _answer_to(self, nonce: str, answer: asyncio.Future[msgspec.Raw]) -> msgspec.Raw:
+    async def _answer_to(self, nonce: Nonce, answer: asyncio.Future[msgspec.Raw]) -> msgspec.Raw:
         self.connection.flush_soon()
         self.connection.arm()
         try:
             return await answer
         except asyncio.CancelledError:
             self._session.forget(nonce)
+            self.connection.flush_soon()
             raise
 
     def ask(
-        self, verb: Callable[..., str], *args: Any, timeout: float | None
+        self, verb: Callable[..., Nonce], *args: Any, timeout: float | None
     ) -> Coroutine[Any, Any, Any]:
         """Ask by another verb of `protocol`, at once; await what this returns for the answer."""
         self.connection.check_caller()
@@ -314,7 +395,7 @@ class Peer:
         self.connection.flush_soon()
         return self._decoded(nonce, answer)
 
-    async def _decoded(self, nonce: str, answer: asyncio.Future[msgspec.Raw]) -> Any:
+    async def _decoded(self, nonce: Nonce, answer: asyncio.Future[msgspec.Raw]) -> Any:
         raw = await self._answer_to(nonce, answer)
         return self._session.codec.decode(raw) if raw else None
 
@@ -336,6 +417,58 @@ class Peer:
     def _on_lost(self, error: InterphoneError) -> None:
         self.inbox.abandon()
         self._events.lost(self, error)
+
+
+class Call:
+    """What a method may ask about the call it answers; injected where it is annotated.
+
+        @server.method
+        async def who(call: Call) -> str:
+            return call.peer.id
+
+    Attributes:
+        peer: Who calls.
+        deadline: When the caller stops waiting, in the loop's time; None: never.
+    """
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.deadline = current_deadline()
+
+
+class Within:
+    """Calls with one timeout, made by `Peer.within` and `Client.within`."""
+
+    def __init__(self, call: Callable[..., Awaitable[Any]], timeout: float | None) -> None:
+        self._call = call
+        self._timeout = timeout
+
+    @overload
+    async def call(
+        self,
+        method: str,
+        *params: object,
+        named: Mapping[str, object] | None = None,
+        returns: type[T],
+    ) -> T: ...
+    @overload
+    async def call(
+        self,
+        method: str,
+        *params: object,
+        named: Mapping[str, object] | None = None,
+        returns: Any = Any,
+    ) -> Any: ...
+    @overload
+    async def call(self, method: Contract[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def call(self, method: Any, *params: Any, **kwargs: Any) -> Any:
+        """As `Peer.call`, with this timeout."""
+        if not isinstance(method, Contract):
+            return await self._call(method, params, timeout=self._timeout, **kwargs)
+        positional, named = method.split(*params, **kwargs)
+        return await self._call(
+            method.name, positional, named, returns=method.returns, timeout=self._timeout
+        )
 
 
 def reason_of(error: InterphoneError) -> Any:

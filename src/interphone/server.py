@@ -7,7 +7,7 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from types import MappingProxyType, TracebackType
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 import msgspec
 
@@ -23,7 +23,8 @@ from .exchange import Exchange
 from .handlers import Chain, Handlers, Tasks, log_error
 from .hooks import Hook
 from .limits import Limits
-from .peer import DEFAULT_TIMEOUT, Peer, PeerEvents, reason_of
+from .methods import Methods
+from .peer import DEFAULT_TIMEOUT, Call, Peer, PeerEvents, reason_of
 from .protocol.session import Session
 from .subscription import (
     MAX_QUEUE,
@@ -93,6 +94,8 @@ class Server:
         allowed_uids: Users that may connect over a Unix socket; default: only this one.
         heartbeat: Seconds of silence after which an interphone peer is asked for a sign of
             life, and again until it is given up; None: never. Node peers are never asked.
+        dialect: What is spoken with interphone clients that can: "classic" is Node's, for
+            debugging.
     """
 
     def __init__(
@@ -110,13 +113,17 @@ class Server:
         tls: ssl.SSLContext | None = None,
         allowed_uids: Iterable[int] | None = None,
         heartbeat: float | None = 20.0,
+        dialect: Literal["native", "classic"] = "native",
     ) -> None:
+        if dialect not in ("native", "classic"):
+            raise ValueError(f"the dialect is 'native' or 'classic', not {dialect!r}")
         self.limits = limits or Limits()
         self._address = resolve(address)
         self._options = {
             "limits": self.limits,
             "compress": compress,
             "messagepack": messagepack,
+            "dialects": ("native", "classic") if dialect == "native" else ("classic",),
             "upgrades": upgrade,
             "heartbeat": heartbeat,
         }
@@ -145,10 +152,15 @@ class Server:
         self.on_disconnect: Hook[[Peer, Any]] = Hook(self._tasks)
         self.on_message: Hook[[Peer, Any]] = Hook(self._tasks)
         self.on_request: Chain[[Peer, Any]] = Chain()
+        self.method = Methods(Call)
         self.on_error: Hook[[Exception, Peer | None]] = Hook(self._tasks)
         self.on_close: Hook[[]] = Hook(self._tasks)
         self._handlers = Handlers(
-            tasks=self._tasks, on_message=self.on_message, on_request=self.on_request, told=True
+            tasks=self._tasks,
+            on_message=self.on_message,
+            on_request=self.on_request,
+            methods=self.method,
+            told=True,
         )
         self._events = PeerEvents(
             made=self._made,

@@ -119,5 +119,10 @@ def test_request_refused_by_a_closing_peer_was_not_sent() -> None:
     )
 
 
-def test_codes_towards_node_are_all_different() -> None:
-    assert len(set(NODE_CODES.values())) == len(NODE_CODES)
+def test_codes_towards_node_are_those_of_json_rpc_or_of_its_range_for_servers() -> None:
+    shared = {"unhandled": "method-not-found", "invalid": "invalid-params"}
+
+    own = {word: code for word, code in NODE_CODES.items() if word not in shared}
+
+    assert len(set(own.values())) == len(own)
+    assert all(NODE_CODES[word] == NODE_CODES[twin] for word, twin in shared.items())

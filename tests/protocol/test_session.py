@@ -753,7 +753,7 @@ def test_answer_after_timeout_is_dropped(pair: SessionPair) -> None:
     assert pair.tick(5.0) == [("failed", "token", RequestTimeout)]
 
     pair.say("server", "respond", nonce, "too late")
-    assert pair.deliver() == []
+    assert pair.deliver() == [("cancelled", nonce)]
     assert pair.client.counts.late == 1
 
 
@@ -765,7 +765,7 @@ def test_forgotten_request_is_not_settled(pair: SessionPair) -> None:
     pair.client.forget(nonce)
 
     pair.say("server", "respond", nonce, 1)
-    assert pair.deliver() == []
+    assert pair.deliver() == [("cancelled", nonce)]
     assert pair.tick(10) == []
 
 

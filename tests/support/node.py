@@ -547,20 +547,22 @@ class RawPeer:
         self._writer.write(b"".join(t if isinstance(t, bytes) else frame(t) for t in things))
 
     async def read(self) -> dict[str, Any] | None:
-        """The next packet but those Node ignores, of type 7; None at the end of the stream."""
+        """The next packet; None at the end of the stream. Padding (wire.md D1) is skipped."""
         try:
             async with asyncio.timeout(PATIENCE):
-                length = 0
-                while True:
-                    (digit,) = await self._reader.readexactly(1)
-                    length = length * 128 + (digit & 127)
-                    if digit > 127:
-                        packet = dict(json.loads(await self._reader.readexactly(length)))
-                        if packet["t"] != 7:
-                            return packet
-                        length = 0
+                while (packet := await self._packet()) == {"t": 7}:
+                    pass
+                return packet
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
+
+    async def _packet(self) -> dict[str, Any]:
+        length = 0
+        while True:
+            (digit,) = await self._reader.readexactly(1)
+            length = length * 128 + (digit & 127)
+            if digit > 127:
+                return dict(json.loads(await self._reader.readexactly(length)))
 
     async def ask(self, data: Any, nonce: Any = "raw") -> Any:
         """Send a request; the whole packet that answers it. Other packets are skipped."""

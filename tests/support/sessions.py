@@ -101,7 +101,9 @@ class Recorder:
             hello=self._hello,
             opened=lambda welcome: self._note("opened", _of(welcome).get("id")),
             message=lambda raw: self._note("message", self.value(raw)),
-            request=lambda nonce, raw: self._note("request", nonce, self.value(raw)),
+            request=lambda nonce, raw, seconds: self._note(
+                "request", nonce, self.value(raw), *([] if seconds is None else [seconds])
+            ),
             answered=lambda token, raw: self._note("answered", token, self.value(raw)),
             failed=lambda token, error: self._error("failed", error, token),
             subscribe=lambda nonce, topics: self._note("subscribe", nonce, topics),
@@ -113,6 +115,8 @@ class Recorder:
             goodbye=self._goodbye,
             unreadable=lambda error: self._error("unreadable", error),
             violated=lambda error: self._error("violated", error),
+            call=lambda nonce, raw, seconds: self._note("call", nonce, self.value(raw), seconds),
+            cancelled=lambda nonce: self._note("cancelled", nonce),
         )
 
     def value(self, raw: msgspec.Raw) -> Any:

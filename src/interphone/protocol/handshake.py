@@ -11,13 +11,25 @@ from ..errors import PayloadError
 from .messages import Hello, Identity
 from .payload import Codec
 
-__all__ = ["is_identity", "read", "write_hello", "write_welcome"]
+__all__ = [
+    "chosen_dialect",
+    "common_dialect",
+    "is_identity",
+    "read",
+    "write_hello",
+    "write_welcome",
+]
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 
 def write_hello(
-    payload: bytes | None, *, id: str | None, compress: bool, messagepack: bool
+    payload: bytes | None,
+    *,
+    id: str | None,
+    compress: bool,
+    messagepack: bool,
+    dialects: tuple[str, ...],
 ) -> bytes:
     """Return the `d` of a client's CONNECTION."""
     hello: dict[str, Any] = {"compress": compress, "messagepack": messagepack}
@@ -25,11 +37,11 @@ def write_hello(
         hello["extras"] = msgspec.Raw(payload)
     if id is not None:
         hello["id"] = id
-    return msgspec.json.encode(hello | {"interphone": Identity()})
+    return msgspec.json.encode(hello | {"interphone": Identity(dialects=dialects)})
 
 
 def write_welcome(
-    hello: Hello, *, id: str, compress: bool, messagepack: bool, interphone: bool
+    hello: Hello, *, id: str, compress: bool, messagepack: bool, identity: Identity | None
 ) -> bytes:
     """Return the `d` of the reply: of the options only those that were asked about."""
     welcome: dict[str, Any] = {"id": id}
@@ -37,8 +49,8 @@ def write_welcome(
         welcome["compress"] = compress
     if hello.messagepack is not msgspec.UNSET:
         welcome["messagepack"] = messagepack
-    if interphone:
-        welcome["interphone"] = Identity()
+    if identity is not None:
+        welcome["interphone"] = identity
     return msgspec.json.encode(welcome)
 
 
@@ -69,5 +81,19 @@ def _pieced_together(codec: Codec, payload: msgspec.Raw, of: type[T]) -> T:
 
 
 def is_identity(value: object) -> bool:
-    """Whether the other end showed that it is one of us; what else it shows is for later."""
+    """Whether the other end showed that it is one of us; what it shows beyond is ignored."""
     return isinstance(value, dict) and isinstance(value.get("version"), int)
+
+
+def common_dialect(value: object, ours: tuple[str, ...]) -> str:
+    """The first of our dialects that the other end speaks, too; everybody speaks classic."""
+    theirs = value.get("dialects") if isinstance(value, dict) else None
+    if not isinstance(theirs, list):
+        theirs = []
+    return next((dialect for dialect in ours if dialect in theirs), "classic")
+
+
+def chosen_dialect(value: object, ours: tuple[str, ...]) -> str:
+    """The dialect that a reply says will be spoken, if it is one of ours."""
+    chosen = value.get("dialect") if isinstance(value, dict) else None
+    return chosen if isinstance(chosen, str) and chosen in ours else "classic"

@@ -3,8 +3,11 @@
 The classic packets are those of the Node packages, ``{"t", "d", "n"}``. Between two
 interphone ends, and only there, a packet has two more keys, which Node ignores:
 
-    k   the kind of a REQUEST or MESSAGE: "sub", "unsub", "pub"; absent for the user's own
+    k   the kind of a REQUEST or MESSAGE: "call", "sub", "unsub", "pub"; absent for the user's own
     e   a `Failure`: in a RESPONSE that is none, or the code of an END
+    o   options of a REQUEST; unknown ones are ignored
+
+Native packets are the same fields as a MessagePack array, in the order of `NativePacket`.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from ..errors import (
     ConnectionClosed,
     ConnectionLost,
     InterphoneError,
+    InvalidParams,
+    MethodNotFound,
     Overloaded,
     PayloadError,
     RemoteError,
@@ -26,6 +31,7 @@ from ..errors import (
 from .payload import ABSENT
 
 __all__ = [
+    "CANCEL",
     "CONNECTION",
     "END",
     "MESSAGE",
@@ -35,10 +41,12 @@ __all__ = [
     "REQUEST",
     "RESPONSE",
     "VERSION",
+    "Asked",
     "Failure",
     "Goodbye",
     "Hello",
     "Identity",
+    "NativePacket",
     "Packet",
     "Welcome",
     "copy_of",
@@ -49,6 +57,7 @@ __all__ = [
 ]
 
 CONNECTION, MESSAGE, REQUEST, RESPONSE, PING, PONG, END = range(7)
+CANCEL = 8  # between two of us; 7 is the padding towards @isdk/ipc-server
 
 VERSION = 1
 """Version of what two interphone ends say to each other beyond the Node wire."""
@@ -62,6 +71,18 @@ class Packet(msgspec.Struct, gc=False):
     n: Any = None
     k: Any = None
     e: Any = None
+    o: Any = None
+
+
+class NativePacket(msgspec.Struct, array_like=True, gc=False):
+    """One native frame: what a `Packet` says, as an array; elements at the end may be absent."""
+
+    t: int
+    n: Any = None
+    d: msgspec.Raw = ABSENT
+    k: Any = None
+    e: Any = None
+    o: Any = None
 
 
 class Identity(msgspec.Struct):
@@ -69,6 +90,15 @@ class Identity(msgspec.Struct):
 
     version: int = VERSION
     dialects: tuple[str, ...] = ("classic",)
+    dialect: str | msgspec.UnsetType = msgspec.UNSET  # in the reply: what will be spoken
+
+
+class Asked(msgspec.Struct):
+    """The payload of a call: a method, and its parameters as an array and by name."""
+
+    method: str
+    params: msgspec.Raw = ABSENT
+    named: msgspec.Raw = ABSENT
 
 
 class Hello(msgspec.Struct):
@@ -124,7 +154,9 @@ class Failure(msgspec.Struct, omit_defaults=True):
 
 NODE_CODES = {
     "unhandled": -32601,  # JSON-RPC 2.0: method not found
+    "method-not-found": -32601,
     "invalid": -32602,  # JSON-RPC 2.0: invalid params
+    "invalid-params": -32602,
     "failed": -32000,  # and below: the range JSON-RPC leaves to servers
     "overloaded": -32001,
     "closing": -32002,
@@ -149,6 +181,13 @@ def failure_of(error: Exception) -> Failure:
 
 def error_of(failure: Failure) -> InterphoneError:
     """The exception an asker gets for a failure at the other end."""
+    facts = failure.data if isinstance(failure.data, dict) else {}
+    if failure.code == "method-not-found":
+        return MethodNotFound(str(facts.get("method")), nearest=facts.get("nearest"))
+    if failure.code == "invalid-params":
+        return InvalidParams(
+            str(facts.get("method")), str(facts.get("why")), parameter=facts.get("parameter")
+        )
     if failure.code == "closing":
         return ConnectionClosed(failure.message or None, by_peer=True, delivery="not_sent")
     if failure.code in _CODES:

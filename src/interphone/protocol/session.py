@@ -44,9 +44,10 @@ from ..errors import (
 from ..limits import Limits
 from . import handshake, upgrade
 from .deflate import Deflate
-from .dialects import ClassicJson, ClassicMessagePack, Dialect
+from .dialects import ClassicJson, ClassicMessagePack, Dialect, Native
 from .heartbeat import Heartbeat
 from .messages import (
+    CANCEL,
     CONNECTION,
     END,
     MESSAGE,
@@ -58,6 +59,7 @@ from .messages import (
     Failure,
     Goodbye,
     Hello,
+    Identity,
     Packet,
     Welcome,
     copy_of,
@@ -88,7 +90,7 @@ class Reactions(NamedTuple):
     hello: Callable[[Hello], None]
     opened: Callable[[Welcome], None]
     message: Callable[[msgspec.Raw], None]
-    request: Callable[[Nonce, msgspec.Raw], None]
+    request: Callable[[Nonce, msgspec.Raw, float | None], None]
     answered: Callable[[object, msgspec.Raw], None]
     failed: Callable[[object, InterphoneError], None]
     subscribe: Callable[[Nonce, list[str]], None]
@@ -98,6 +100,8 @@ class Reactions(NamedTuple):
     goodbye: Callable[[Goodbye], None]
     unreadable: Callable[[InterphoneError], None]
     violated: Callable[[InterphoneError], None]
+    call: Callable[[Nonce, msgspec.Raw, float | None], None]
+    cancelled: Callable[[Nonce], None]
 
 
 class Counts(msgspec.Struct):
@@ -124,6 +128,7 @@ class Session:
     Attributes:
         state: Where the connection is in its life.
         interphone: Whether the other end has shown that it is one of us.
+        native: Whether the native dialect is spoken.
         isdk: Whether the other end is @isdk/ipc-server (a client learns it from the reply).
         topics: Topics this end is subscribed to at the other.
         goodbye: The END that came, if one did.
@@ -139,6 +144,7 @@ class Session:
         compress: bool = False,
         messagepack: bool = False,
         upgrades: bool = False,
+        dialects: tuple[str, ...] = ("classic",),
         heartbeat: float | None = None,
         now: float = 0.0,
     ) -> None:
@@ -155,6 +161,8 @@ class Session:
         self._compress = compress
         self._messagepack = messagepack
         self._upgrades = upgrades
+        self._dialects = dialects
+        self.native = False
         self._heartbeat = Heartbeat(heartbeat, now)
         self._wire = Wire(
             limit=self.limits.max_handshake_frame, max_pending=self.limits.max_pending
@@ -178,6 +186,7 @@ class Session:
             PING: self._on_ping,
             PONG: self._on_pong,
             END: self._on_end,
+            CANCEL: self._on_cancel,
         }
 
     def __repr__(self) -> str:
@@ -276,6 +285,8 @@ class Session:
         self._unreadable += 1
         if self.state is State.OPENING:
             self._violate(RemoteProtocolError(ORPHAN, code="premature"))
+        elif self.native:
+            self._violate(RemoteProtocolError(str(error)))
         elif self._unreadable >= MAX_UNREADABLE:
             error_text = f"{MAX_UNREADABLE} frames in a row that are no packet, the last: {error}"
             self._violate(RemoteProtocolError(error_text))
@@ -321,7 +332,11 @@ class Session:
             PayloadError: With the object around it the payload nests too deeply.
         """
         hello = handshake.write_hello(
-            payload, id=id, compress=self._compress, messagepack=self._messagepack
+            payload,
+            id=id,
+            compress=self._compress,
+            messagepack=self._messagepack,
+            dialects=self._dialects,
         )
         opening = self._dialect.packet(CONNECTION, hello)
         self._dialect.codec.check(opening)
@@ -343,8 +358,10 @@ class Session:
         self._note_due()
         self._hello = packet
         self.interphone = handshake.is_identity(hello.interphone)
-        self._compress = self._compress and bool(hello.compress)
-        self._messagepack = self._messagepack and bool(hello.messagepack)
+        if self.interphone:
+            self.native = handshake.common_dialect(hello.interphone, self._dialects) == "native"
+        self._compress = self._compress and bool(hello.compress) and not self.native
+        self._messagepack = self._messagepack and bool(hello.messagepack) and not self.native
         if hello.compress is hello.messagepack is msgspec.UNSET:
             self._wire.pad = PADDING  # the client is @isdk/ipc-server's
         self.hold()
@@ -384,14 +401,22 @@ class Session:
             id=id,
             compress=self._compress,
             messagepack=self._messagepack,
-            interphone=self.interphone,
+            identity=self._identity() if self.interphone else None,
         )
         self._wire.put(self._dialect.packet(CONNECTION, welcome, self._hello.n))
         self._hello = None
 
+    def _identity(self) -> Identity:
+        identity = Identity(dialects=self._dialects)
+        if len(self._dialects) > 1:
+            identity.dialect = "native" if self.native else "classic"
+        return identity
+
     def _on_welcome(self, packet: Packet) -> None:
         welcome = handshake.read(self.codec, packet.d, Welcome) or Welcome()
         self.interphone = handshake.is_identity(welcome.interphone)
+        if self.interphone:
+            self.native = handshake.chosen_dialect(welcome.interphone, self._dialects) == "native"
         self.isdk = welcome.compress is msgspec.UNSET and welcome.messagepack is msgspec.UNSET
         self._compress = self._compress and bool(welcome.compress)
         self._messagepack = self._messagepack and bool(welcome.messagepack)
@@ -411,7 +436,11 @@ class Session:
 
     def _switch(self) -> None:
         lenient, depth = not self.interphone, self.limits.max_depth
-        if self._messagepack:
+        if self.native:
+            self._dialect = Native(MessagePack(max_depth=depth))
+            self._wire.kind_of_nonce = int
+            self._compress = False
+        elif self._messagepack:
             self._dialect = ClassicMessagePack(MessagePack(lenient=lenient, max_depth=depth))
         else:
             self._dialect = ClassicJson(Json(lenient=lenient, max_depth=depth))
@@ -440,7 +469,9 @@ class Session:
         if self.state is State.DRAINING:
             self.fail(packet.n, Failure("closing", "the peer is closing"))
         elif self.interphone and packet.k is None:
-            self._react.request(packet.n, packet.d)
+            self._react.request(packet.n, packet.d, _deadline(packet.o))
+        elif self.interphone and packet.k == "call":
+            self._react.call(packet.n, packet.d, _deadline(packet.o))
         elif self.role == "server" and self._on_subscription(packet):
             return
         elif packet.k is not None and self.interphone:
@@ -448,7 +479,13 @@ class Session:
                 packet.n, Failure("unsupported", f"no such kind of request: {packet.k!r:.75}")
             )
         else:
-            self._react.request(packet.n, packet.d)
+            self._react.request(packet.n, packet.d, None)
+
+    def _on_cancel(self, packet: Packet) -> None:
+        if self.interphone:
+            self._react.cancelled(packet.n)
+        else:
+            self.counts.unknown += 1
 
     def _on_subscription(self, packet: Packet) -> bool:
         """React to sub, unsub and pub; False if the request is the user's own.
@@ -551,13 +588,28 @@ class Session:
 
     def request(
         self, payload: bytes, token: object, *, now: float = 0.0, timeout: float | None = None
-    ) -> str:
+    ) -> Nonce:
         """Ask something."""
         self._require_open()
         nonce = self._ask(token, now, timeout, RESPONSE)
-        return self._put_request(nonce, self._dialect.request(payload, nonce))
+        return self._put_request(
+            nonce, self._dialect.request(payload, nonce, self._options(timeout))
+        )
 
-    def ping(self, token: object, *, now: float = 0.0, timeout: float | None = None) -> str:
+    def call(
+        self, payload: bytes, token: object, *, now: float = 0.0, timeout: float | None = None
+    ) -> Nonce:
+        """Ask for a method: the payload is ``{"method", "params", "named"}``.
+
+        A Node end gets it as a JSON-RPC 2.0 envelope would be read: as a plain request.
+        """
+        return self._put_marked("call", payload, token, now, timeout)
+
+    def _options(self, timeout: float | None) -> dict[str, Any] | None:
+        """What rides along with a request: how long its asker will wait."""
+        return {"deadline": timeout} if timeout is not None and self.interphone else None
+
+    def ping(self, token: object, *, now: float = 0.0, timeout: float | None = None) -> Nonce:
         """Ask for a sign of life."""
         self._require_open()
         nonce = self._ask(token, now, timeout, PONG)
@@ -570,7 +622,7 @@ class Session:
         *,
         now: float = 0.0,
         timeout: float | None = None,
-    ) -> str:
+    ) -> Nonce:
         """Ask the server for publications on these topics."""
         names = list(topics)
         nonce = self._put_marked("sub", self._names("sub", names), token, now, timeout)
@@ -584,7 +636,7 @@ class Session:
         *,
         now: float = 0.0,
         timeout: float | None = None,
-    ) -> str:
+    ) -> Nonce:
         """Ask the server to send them no more."""
         names = list(topics)
         nonce = self._put_marked("unsub", self._names("unsub", names), token, now, timeout)
@@ -603,7 +655,7 @@ class Session:
         *,
         now: float = 0.0,
         timeout: float | None = None,
-    ) -> str:
+    ) -> Nonce:
         """Ask the server to publish; the payload is encoded already."""
         return self._put_marked(
             "pub", self._dialect.publication(topic, payload), token, now, timeout
@@ -611,11 +663,13 @@ class Session:
 
     def _put_marked(
         self, kind: str, payload: bytes, token: object, now: float, timeout: float | None
-    ) -> str:
+    ) -> Nonce:
         self._require_open()
         nonce = self._ask(token, now, timeout, RESPONSE)
         mark = kind if self.interphone else None
-        return self._put_request(nonce, self._dialect.packet(REQUEST, payload, nonce, mark=mark))
+        options = self._options(timeout) if kind == "call" else None
+        body = self._dialect.packet(REQUEST, payload, nonce, mark=mark, options=options)
+        return self._put_request(nonce, body)
 
     def publication(
         self, topic: str, payload: bytes | msgspec.Raw, whole: msgspec.Raw | None = None
@@ -649,8 +703,8 @@ class Session:
         else:
             self.counts.unsendable += 1
 
-    def fail(self, nonce: Nonce, failure: Failure) -> None:
-        """Answer a request that has no result."""
+    def fail(self, nonce: Nonce, failure: Failure, *, id: msgspec.Raw = ABSENT) -> None:
+        """Answer a request that has no result; `id` is that of a Node asker's envelope."""
         if self.state not in (State.OPEN, State.DRAINING):
             self.counts.unsendable += 1
         elif self.interphone:
@@ -663,12 +717,21 @@ class Session:
             }
             if failure.data is None:
                 del error["data"]
-            shape = self.codec.encode({"jsonrpc": "2.0", "error": error})
-            self._put(self._dialect.packet(RESPONSE, shape, nonce))
+            answer = {"jsonrpc": "2.0", "error": error} | ({"id": id} if id else {})
+            self._put(self._dialect.packet(RESPONSE, self.codec.encode(answer), nonce))
 
-    def forget(self, nonce: str) -> None:
-        """Nobody waits for this answer any more; if it comes it is dropped and counted."""
-        self._wire.pending.pop(nonce, None)
+    def forget(self, nonce: Nonce) -> None:
+        """Nobody waits for this answer any more: one of us is told to stop.
+
+        If it comes all the same it is dropped and counted.
+        """
+        if self._wire.pending.pop(nonce, None) is not None:
+            self._cancel(nonce)
+
+    def _cancel(self, nonce: Nonce) -> None:
+        """Tell the other end that nobody waits for this answer any more."""
+        if self.interphone and self.state in (State.OPEN, State.DRAINING):
+            self._put(self._dialect.packet(CANCEL, ABSENT, nonce))
 
     def drain(self, reason: Any, react: Reactions) -> None:
         """Take no new requests, and fail our own: the first half of a goodbye."""
@@ -706,7 +769,7 @@ class Session:
             body = self._deflate.compress(body, self._wire.limit)
         self._wire.put(body)
 
-    def _put_request(self, nonce: str, body: bytes) -> str:
+    def _put_request(self, nonce: Nonce, body: bytes) -> Nonce:
         try:
             self._put(body)
         except MessageTooBig:
@@ -740,7 +803,7 @@ class Session:
             self._beat(now)
         self._note_due()
 
-    def _ask(self, token: object, now: float, timeout: float | None, answer: int) -> str:
+    def _ask(self, token: object, now: float, timeout: float | None, answer: int) -> Nonce:
         deadline = None if timeout is None else now + timeout
         nonce = self._wire.ask(token, deadline, timeout, answer)
         if deadline is not None and (self._pending_due is None or deadline < self._pending_due):
@@ -764,6 +827,8 @@ class Session:
             expired = pending.pop(nonce, None)
             if expired is not None:
                 assert expired.timeout is not None  # it had a deadline
+                if expired.answer == RESPONSE:
+                    self._cancel(nonce)
                 self._react.failed(expired.token, RequestTimeout(expired.timeout))
 
     def _beat(self, now: float) -> None:
@@ -782,3 +847,9 @@ class Session:
         self._note_due()
         for entry in pending:
             react.failed(entry.token, copy_of(error))
+
+
+def _deadline(options: object) -> float | None:
+    """Seconds the asker will wait, if it said so."""
+    seconds = options.get("deadline") if isinstance(options, dict) else None
+    return float(seconds) if isinstance(seconds, int | float) and seconds > 0 else None

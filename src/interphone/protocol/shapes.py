@@ -15,9 +15,24 @@ import msgspec
 from ..errors import PayloadError
 from .payload import ABSENT, Codec
 
-__all__ = ["Published", "Wanted", "published", "wanted"]
+__all__ = ["Envelope", "Published", "Wanted", "enveloped", "published", "wanted"]
 
+RPC_HINT = re.compile(rb"jsonrpc")
 HINT = re.compile(rb'"?(?:pub|sub|unsub)')  # in either codec; decided by decoding
+
+
+class Envelope(NamedTuple):
+    """A JSON-RPC 2.0 request, as Node programs call methods by a plain request."""
+
+    method: str
+    params: msgspec.Raw
+    named: msgspec.Raw
+    id: msgspec.Raw
+
+    def result(self, value: object) -> dict[str, object]:
+        """Return the envelope of the answer."""
+        answer = {"jsonrpc": "2.0", "result": value}
+        return answer | {"id": self.id} if self.id else answer
 
 
 class Published(NamedTuple):
@@ -51,6 +66,25 @@ def wanted(codec: Codec, payload: msgspec.Raw) -> Wanted | None:
             topics = _texts(codec, members[kind])
             return None if topics is None else Wanted(kind, topics)
     return None
+
+
+def enveloped(codec: Codec, payload: msgspec.Raw) -> Envelope | None:
+    """Read a JSON-RPC 2.0 request; None if it does not look like one."""
+    if RPC_HINT.search(payload) is None:
+        return None
+    try:
+        members = codec.members(payload)
+    except PayloadError:
+        return None
+    version = _decoded(codec, members.get("jsonrpc", ABSENT))
+    method = _decoded(codec, members.get("method", ABSENT))
+    if version != "2.0" or not isinstance(method, str):
+        return None
+    params = members.get("params", ABSENT)
+    named = isinstance(_decoded(codec, params), dict)
+    return Envelope(
+        method, ABSENT if named else params, params if named else ABSENT, members.get("id", ABSENT)
+    )
 
 
 def _members(codec: Codec, payload: msgspec.Raw) -> dict[str, msgspec.Raw]:

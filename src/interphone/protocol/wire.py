@@ -49,6 +49,7 @@ class Wire:
         stopped: Set it and no further frame is taken out until it is cleared.
         queued: Bytes waiting in the outgoing buffer.
         pending: Requests of ours by nonce, oldest first.
+        kind_of_nonce: What our nonces are: numbers between native ends, else their text.
         pad: What to send behind a write that would leave one byte alone behind a 64 KiB
             boundary, which a receiver of @isdk/ipc-server would not notice (wire.md D1).
     """
@@ -58,6 +59,7 @@ class Wire:
         "_need",
         "_next",
         "_out",
+        "kind_of_nonce",
         "limit",
         "max_pending",
         "pad",
@@ -72,7 +74,8 @@ class Wire:
         self.stopped = False
         self.queued = 0
         self.pad = b""
-        self.pending: dict[str, Pending] = {}
+        self.kind_of_nonce: type[str] | type[int] = str
+        self.pending: dict[str | int, Pending] = {}
         self._next = 0
         self._out: list[bytes] = []
         self._held = bytearray()
@@ -160,18 +163,20 @@ class Wire:
 
     # Requests of ours
 
-    def ask(self, token: object, deadline: float | None, timeout: float | None, answer: int) -> str:
+    def ask(
+        self, token: object, deadline: float | None, timeout: float | None, answer: int
+    ) -> str | int:
         """Note a request and return its nonce; nonces are never used twice."""
         if len(self.pending) >= self.max_pending:
             raise Overloaded(f"{self.max_pending} requests are waiting for an answer")
         self._next += 1
-        nonce = str(self._next)
+        nonce = self.kind_of_nonce(self._next)
         self.pending[nonce] = Pending(token, deadline, timeout, answer)
         return nonce
 
     def settle(self, nonce: object, answer: int) -> Pending | None:
         """Take the request that this answer is for; None if nobody waits for it."""
-        if type(nonce) is not str:  # Node may echo anything; ours are strings
+        if type(nonce) is not self.kind_of_nonce:  # Node may echo anything
             return None
         entry = self.pending.get(nonce)
         if entry is None or entry.answer != answer:
