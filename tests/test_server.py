@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from typing import Any
 
 import pytest
@@ -433,6 +434,31 @@ def test_unfinished_handshakes_are_limited_and_the_oldest_pays(run, address, oth
                 assert await client.ping() > 0
             for _, writer in raws:
                 writer.transport.abort()
+
+    run(main())
+
+
+def test_flood_of_unfinished_handshakes_holds_no_more_than_its_slots(run, address):
+    async def main() -> None:
+        server, errors = Server(address, max_incomplete=5), []
+        server.on_error(lambda error, peer: errors.append(error))
+        admission = server._admission
+        async with server:
+            raws = []
+            for _ in range(200):
+                sock = socket.socket(socket.AF_UNIX)
+                sock.setblocking(False)
+                sock.connect(address)
+                sock.send(b"I")
+                raws.append(sock)
+            await until(lambda: admission.evicted == 195)
+            assert len(admission.waiting) == 5
+            assert len(errors) < 10
+            async with Client(address) as client:
+                assert await client.ping() > 0
+            for sock in raws:
+                sock.close()
+            await until(lambda: not admission.waiting)
 
     run(main())
 

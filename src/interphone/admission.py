@@ -20,12 +20,15 @@ from .protocol.states import State
 
 __all__ = ["Admission"]
 
+LOG_INTERVAL = 1.0  # seconds between two reports of evictions
+
 
 class Admission:
     """The door of one server.
 
     Attributes:
         authorize: Decides about a peer and its payload; None lets everybody in.
+        evicted: How many unfinished handshakes were cut off to make room.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class Admission:
         self._max_connections = max_connections
         self._max_incomplete = max_incomplete
         self._incomplete: dict[Peer, None] = {}  # no CONNECTION yet, oldest first
+        self._complain_after = 0.0
+        self.evicted = 0
         self._deciding: dict[Peer, asyncio.Task[None]] = {}  # `authorize` runs
 
     @property
@@ -62,10 +67,20 @@ class Admission:
         self._incomplete[peer] = None
         if len(self._incomplete) > self._max_incomplete:
             oldest = next(iter(self._incomplete))
-            self._report(RemoteProtocolError("evicted: too many unfinished handshakes"), oldest)
-            oldest.connection.abort(
-                RemoteProtocolError("too many unfinished handshakes", code="full")
+            del self._incomplete[oldest]  # its end is told only when the loop has turned
+            self.evicted += 1
+            error = RemoteProtocolError(
+                f"too many unfinished handshakes: {self.evicted} were cut off so far", code="full"
             )
+            self._complain(error, oldest)
+            oldest.connection.abort(error)
+
+    def _complain(self, error: RemoteProtocolError, peer: Peer) -> None:
+        """Report, but not every one of a flood."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._complain_after:
+            self._complain_after = now + LOG_INTERVAL
+            self._report(error, peer)
 
     def left(self, peer: Peer) -> None:
         """A connection ended."""
