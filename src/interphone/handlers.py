@@ -240,4 +240,5 @@ class Handlers:
         self.on_message = on_message
         self.on_request = on_request
         self.methods = methods  # a Methods, which is made of Handlers
+        self.running: dict[str, int] = {}  # how often each method runs, for whomever
         self.told = told

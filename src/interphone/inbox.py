@@ -51,7 +51,6 @@ class Inbox:
         self._told = told
         self._report = report
         self._make_call = make_call
-        self._running: dict[str, int] = {}  # how often each method runs for this peer
         self._connection: Connection | None = None
         self._held = 0  # bytes under way
         self._answers: dict[asyncio.Task[None], Nonce] = {}
@@ -293,14 +292,15 @@ class Inbox:
         except InvalidParams as exc:
             facts = {"method": exc.method, "why": exc.why, "parameter": exc.parameter}
             raise _NotTaken(Failure("invalid-params", str(exc), data=facts)) from None
-        running = self._running.get(name, 0)
+        all_running = self._handlers.running
+        running = all_running.get(name, 0)
         if method.limit is not None and running >= method.limit:
             raise _NotTaken(Failure("overloaded", f"{name} runs {running} times already"))
-        self._running[name] = running + 1
+        all_running[name] = running + 1
         try:
             return await method.handler.run(self._handlers.tasks, args, kwargs)
         finally:
-            self._running[name] -= 1
+            all_running[name] -= 1
 
     def respond(self, nonce: Nonce, result: object) -> None:
         """Answer a request."""
