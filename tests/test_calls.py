@@ -389,3 +389,22 @@ def test_peer_argument_is_not_given_to_methods(run, address):
             assert isinstance(next(iter(server.peers.values())), Peer)
 
     run(main())
+
+
+def test_limit_of_a_method_counts_the_calls_of_all_peers(run, address):
+    async def main() -> None:
+        server, gate, running = Server(address), asyncio.Event(), []
+
+        @server.method(limit=1)
+        async def slow() -> None:
+            running.append(1)
+            await gate.wait()
+
+        async with meeting(server) as client, Client(address) as other:
+            first = asyncio.ensure_future(client.call("slow"))
+            await until(lambda: running)
+            assert isinstance(await raised_by(other.call("slow")), Overloaded)
+            gate.set()
+            await first
+
+    run(main())
