@@ -781,3 +781,143 @@ def test_publication_of_a_node_client_that_one_of_us_cannot_take_harms_nobody(ru
             assert client.peer.counts.unreadable == 0
 
     run(main())
+
+
+def test_connect_cancelled_in_the_step_where_it_stands_leaves_no_connection(run, address):
+    async def main() -> None:
+        async with Server(address) as server:
+            client = Client(address)
+            connecting = asyncio.ensure_future(client.connect())
+            client.on_ready(lambda peer: connecting.cancel())
+            with pytest.raises(asyncio.CancelledError):
+                await connecting
+            assert client.status is Status.IDLE
+            await until(lambda: not server.peers)
+
+    run(main())
+
+
+def test_abort_in_a_status_handler_stops_connecting(run, address):
+    async def main() -> None:
+        async with Server(address) as server:
+            client = Client(address)
+            client.on_status(lambda status: client.abort() if status is Status.CONNECTING else None)
+            assert isinstance(await raised_by(client.connect()), ConnectionClosed)
+            assert client.status is Status.IDLE
+            await until(lambda: not server.peers)
+
+    run(main())
+
+
+def test_publish_that_waits_for_room_keeps_its_timeout(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with meeting(server) as client:
+            server.pause()
+            first = asyncio.ensure_future(
+                raised_by(client.publish("a", "x" * 400_000, timeout=0.1))
+            )
+            await until(lambda: client.peer.connection.blocked)
+            error = await raised_by(client.publish("a", "x", timeout=0.02))
+            assert isinstance(error, RequestTimeout)
+            assert error.delivery == "not_sent"
+            assert isinstance(await first, RequestTimeout)
+            server.resume()
+
+    run(main())
+
+
+def test_subscription_that_overflowed_is_ended_at_the_server_too(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with meeting(server) as client:
+            async with client.subscribe("a", queue=1) as items:
+                for n in range(3):
+                    await server.publish("a", n)
+                await until(lambda: items.ended)
+            assert (await server.publish("a", 1)).matched == 0
+            with pytest.raises(LocalProtocolError, match="once"):
+                async with items:
+                    pass
+
+    run(main())
+
+
+def test_cancelled_subscribe_leaves_nothing_at_the_server(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with meeting(server) as client:
+            entering = asyncio.ensure_future(client.subscribe("a").__aenter__())
+            await asyncio.sleep(0)
+            entering.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await entering
+            await client.ping()
+            assert (await server.publish("a", 1)).matched == 0
+
+    run(main())
+
+
+def test_handler_registered_while_others_are_restored_is_subscribed_too(run, address):
+    async def main() -> None:
+        for turns in range(12):
+            server, got = Server(address), []
+            client = Client(address)
+            client.on_topic("a")(lambda publication, got=got: got.append(publication.topic))
+            async with server:
+                connecting = asyncio.ensure_future(client.connect())
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                client.on_topic("b")(lambda publication, got=got: got.append(publication.topic))
+                await connecting
+                await client.ping()
+                await server.publish("b", 1)
+                await until(lambda got=got: got == ["b"])
+                await client.close()
+
+    run(main())
+
+
+def test_topic_handler_lives_on_when_the_client_is_connected_again(run, address):
+    async def main() -> None:
+        server, client, got = Server(address), Client(address), []
+
+        @client.on_topic("a")
+        async def slow(publication: Any) -> None:
+            got.append(publication.value)
+            await asyncio.sleep(0 if publication.value else 60)
+
+        async with server:
+            await client.connect()
+            await server.publish("a", 0)
+            await until(lambda: got)
+            await client.close(grace=0)
+            await client.connect()
+            for n in (1, 2):
+                await server.publish("a", n)
+            await until(lambda: got == [0, 1, 2])
+            await client.close()
+
+    run(main())
+
+
+def test_topic_handler_survives_what_it_awaits_being_cancelled(run, address):
+    async def main() -> None:
+        server, got = Server(address), []
+        async with meeting(server) as client:
+            client.on_error(lambda error: got.append(type(error)))
+
+            @client.on_topic("a")
+            async def handle(publication: Any) -> None:
+                got.append(publication.value)
+                if publication.value == 1:
+                    future = asyncio.get_running_loop().create_future()
+                    future.cancel()
+                    await future
+
+            await client.ping()
+            for n in (1, 2):
+                await server.publish("a", n)
+            await until(lambda: got == [1, RuntimeError, 2])
+
+    run(main())

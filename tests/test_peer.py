@@ -952,3 +952,37 @@ def test_thread_handler_that_raises_stop_iteration_is_answered(run, address):
             assert "SystemExit: enough" in str(await raised_by(client.request(0)))
 
     run(main())
+
+
+def test_message_handler_that_awaits_something_cancelled_disturbs_no_order(run, address):
+    async def main() -> None:
+        server, got = Server(address), []
+        server.on_error(lambda error, peer: None)
+
+        @server.on_message
+        async def handle(peer: Peer, data: int) -> None:
+            got.append(data)
+            if data == 1:
+                future = asyncio.get_running_loop().create_future()
+                future.cancel()
+                await future
+
+        async with meeting(server) as client:
+            for n in (1, 2, 3):
+                await client.send(n)
+            await until(lambda: got == [1, 2, 3])
+            (peer,) = server.peers.values()
+            await until(lambda: peer.inflight == 0)
+
+    run(main())
+
+
+def test_reason_that_is_no_unicode_is_told_as_well_as_can_be(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with meeting(server) as client:
+            (peer,) = server.peers.values()
+            assert await peer.close("bad \udcff")
+            assert await client.wait_closed() == "bad \\udcff"
+
+    run(main())

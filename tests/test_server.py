@@ -27,7 +27,8 @@ from interphone import (
     TopicError,
     tcp_address,
 )
-from support.ends import Raw, meeting, raised_by, until
+from interphone.protocol.wire import tag
+from support.ends import Raw, frame, meeting, raised_by, until
 
 # Life
 
@@ -653,5 +654,63 @@ def test_handler_may_close_its_server(run, address):
                 assert await client.wait_closed() == "stopped"
             await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
             assert not server.ready
+
+    run(main())
+
+
+def test_cancelled_close_can_be_followed_by_another(run, address):
+    async def main() -> None:
+        server, serving = Server(address), []
+
+        @server.on_connect
+        async def slow(peer: Peer, payload: object) -> None:
+            await asyncio.sleep(60)
+
+        await server.start()
+        serving = [asyncio.ensure_future(server.serve_forever()) for _ in range(2)]
+        client = await Client(address).connect()
+        await client.close()
+        closing = asyncio.ensure_future(server.close(grace=20))
+        await until(lambda: not server.peers)
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        async with asyncio.timeout(5):
+            await server.close(grace=0)
+            await asyncio.gather(*serving)
+            server.on_connect.remove(slow)
+            async with meeting(server) as client:
+                assert await client.ping() > 0
+
+    run(main())
+
+
+def test_authorize_that_awaits_something_cancelled_refuses(run, address):
+    async def main() -> None:
+        server = Server(address)
+
+        @server.authorize
+        async def decide(peer: Peer, payload: object) -> None:
+            future = asyncio.get_running_loop().create_future()
+            future.cancel()
+            await future
+
+        async with server:
+            assert isinstance(await raised_by(Client(address).connect()), Refused)
+
+    run(main())
+
+
+def test_deadline_no_clock_can_hold_is_no_deadline(run, address):
+    async def main() -> None:
+        server = Server(address)
+        server.on_request(lambda peer, data: data)
+        async with server, Raw.connect(address) as raw:
+            hello = frame({"t": 0, "d": {"interphone": {"version": 1}}})
+            body = b'{"t":2,"d":7,"n":"1","o":{"deadline":1%b}}' % (b"0" * 400)
+            raw.write(b"IPC", hello, tag(len(body)) + body)
+            assert (await raw.packet())["t"] == 0
+            assert await raw.packet() == {"t": 3, "d": 7, "n": "1"}
 
     run(main())

@@ -199,6 +199,11 @@ class Runner:
     def spawn(self, coroutine: Any, args: object = ()) -> None:
         self.tasks.append(asyncio.ensure_future(coroutine))
 
+    def start(self, coroutine: Any) -> asyncio.Task[Any]:
+        task = asyncio.ensure_future(coroutine)
+        self.tasks.append(task)
+        return task
+
     def report(self, error: Exception, args: object) -> None:
         self.errors.append(error)
 
@@ -213,7 +218,7 @@ def test_handler_reads_in_order_and_reports_what_it_raises(run):
                 raise KeyError
             got.append(publication.value)
 
-        reader = TopicHandler(Hub(), ("a",), int, handle, runner)
+        reader = TopicHandler(Hub(), ("a",), int, handle, runner, runner.start)
         put(reader, 1, 2, "no int", 3)
         await until(lambda: len(got) == 2)
         put(reader, 4)
@@ -232,7 +237,7 @@ def test_handler_that_is_too_slow_says_so_once_and_goes_on(run):
             await gate.wait()
             got.append(publication.value)
 
-        reader = TopicHandler(Hub(), ("a",), int, handle, runner, queue=2)
+        reader = TopicHandler(Hub(), ("a",), int, handle, runner, runner.start, queue=2)
         put(reader, 0)
         await asyncio.sleep(0)
         put(reader, 1, 2, 3, 4)

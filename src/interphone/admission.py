@@ -14,6 +14,7 @@ from typing import Any
 
 from .errors import InterphoneError, Refuse, RemoteProtocolError
 from .handlers import Tasks
+from .hooks import being_cancelled
 from .peer import Peer
 from .protocol.messages import Hello
 from .protocol.states import State
@@ -114,6 +115,10 @@ class Admission:
             peer.session = await result if isinstance(result, Awaitable) else result
         except Refuse as exc:
             self._refuse(peer, exc.reason, "refused")
+        except asyncio.CancelledError:
+            if being_cancelled():
+                raise
+            self._refuse(peer, "the server failed to decide", "refused")
         except Exception as exc:
             self._report(exc, peer)
             self._refuse(peer, "the server failed to decide", "refused")

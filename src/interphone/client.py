@@ -226,6 +226,11 @@ class Client:
             peer = await self._within(self._connect_timeout, self._tasks.start(self._establish()))
         except BaseException:
             self.outage = None
+            standing, self._peer = self._peer, None
+            if standing is not None:  # and who asked for it has left
+                standing.abort()
+            if self._effort is not None:
+                self._effort.cancel()
             self._set_status(Status.IDLE)
             self._fail_waiting()
             raise
@@ -375,6 +380,9 @@ class Client:
             raise
         finally:
             self._trying = self._answer = None
+        if self._closing:
+            peer.connection.abort()
+            raise ConnectionClosed("the client was closed")
         self._stand(peer)
         return peer
 
@@ -612,10 +620,11 @@ class Client:
             ConnectionLost: The connection ended before the answer came.
         """
         check_topic(topic)
-        peer = await self._standing(timeout)
-        payload = peer.protocol.codec.encode(value)
-        if peer.connection.crowded():
-            await peer.connection.writable()
+        peer, timeout = await self._standing_within(shrunk(timeout))
+        started = perf_counter()
+        payload = await peer.ready_to_send(value, timeout)
+        if timeout is not None:
+            timeout -= perf_counter() - started
         answer = await peer.ask(peer.protocol.ask_to_publish, topic, payload, timeout=timeout)
         check_result(answer)
         return Receipt(answer.get("matched"), answer.get("queued"), answer.get("dropped"))
@@ -687,9 +696,9 @@ class Client:
         """
 
         def register(handler: TopicHandlerT) -> TopicHandlerT:
-            runner = self._tasks
+            tasks = self._tasks
             self._feed.handle(
-                TopicHandler(self._feed, topics, of, handler, runner, overflow=overflow)
+                TopicHandler(self._feed, topics, of, handler, tasks, tasks.start, overflow=overflow)
             )
             return handler
 

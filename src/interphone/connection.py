@@ -185,6 +185,7 @@ class Connection(asyncio.BufferedProtocol):
         if "busy" in self._stopped and self._transport is not None:
             if hung_up(self._transport):
                 self._abandoned()
+                return
             self._watch_timer = self._loop.call_later(WATCH, self._watch)
 
     def go_on_reading(self, why: str) -> None:
@@ -200,7 +201,11 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._session.heard = self._loop.time()
         self._dispatching, self._sent = True, False
-        self._session.resume(self._react)
+        try:
+            self._session.resume(self._react)
+        except Exception as exc:  # as asyncio does about `buffer_updated`: end it, and say so
+            self.abort(ConnectionLost(exc))
+            raise
         self._dispatched()
         if not self._stopped and not self._transport.is_closing():
             self._transport.resume_reading()
@@ -384,7 +389,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def _tick(self) -> None:
         self._timer = None
-        self._session.tick(self._loop.time(), self._react)
+        try:
+            self._session.tick(self._loop.time(), self._react)
+        except Exception as exc:
+            self.abort(ConnectionLost(exc))
+            raise
         self._dispatched()
 
     def check_caller(self) -> None:

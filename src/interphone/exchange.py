@@ -162,7 +162,7 @@ class Exchange:
     async def settle(self, peers: Iterable[Peer]) -> None:
         """Give slow peers up to `STALL` to take what was queued for them."""
         slow = [peer for peer in peers if peer.connection.blocked]
-        self._stalled.intersection_update(slow)
+        self._stalled = {peer for peer in self._stalled if peer.connection.blocked}
         waiting = [peer for peer in slow if peer not in self._stalled]
         if not waiting:
             return

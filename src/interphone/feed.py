@@ -52,7 +52,9 @@ class Feed:
             subscribe = peer.protocol.subscribe
             check_result(await peer.ask(subscribe, subscription.topics, timeout=DEFAULT_TIMEOUT))
         except BaseException:
-            self._local.remove(subscription, subscription.topics)
+            unwanted = self._local.remove(subscription, subscription.topics)
+            if unwanted and peer.open:  # the server may have heard of it all the same
+                self._tasks.spawn(self._leave(peer, unwanted))
             raise
 
     def handle(self, reader: TopicHandler[Any]) -> None:
@@ -76,8 +78,11 @@ class Feed:
         unwanted = self._local.remove(subscription, topics)
         peer = self._present()
         if unwanted and peer is not None:
-            with suppress(InterphoneError):  # gone, or it never knew: there is nothing left to end
-                await peer.ask(peer.protocol.unsubscribe, unwanted, timeout=DEFAULT_TIMEOUT)
+            await self._leave(peer, unwanted)
+
+    async def _leave(self, peer: Peer, topics: Iterable[str]) -> None:
+        with suppress(InterphoneError):  # gone, or it never knew: there is nothing left to end
+            await peer.ask(peer.protocol.unsubscribe, topics, timeout=DEFAULT_TIMEOUT)
 
     async def unsubscribe(self, topics: Iterable[str]) -> None:
         """End every subscription and handler of these topics."""
@@ -94,13 +99,16 @@ class Feed:
         Raises:
             ConnectionLost: The connection is gone again.
         """
-        names = self._local.names()
-        if not names:
-            return
+        known: set[str] = set()
         try:
-            if peer.protocol.isdk:
-                await peer.ask(peer.protocol.unsubscribe, names, timeout=DEFAULT_TIMEOUT)
-            check_result(await peer.ask(peer.protocol.subscribe, names, timeout=DEFAULT_TIMEOUT))
+            while wanted := [name for name in self._local.names() if name not in known]:
+                known.update(wanted)  # while we wait, handlers may be registered
+                if peer.protocol.isdk:
+                    await peer.ask(peer.protocol.unsubscribe, wanted, timeout=DEFAULT_TIMEOUT)
+                subscribe = peer.protocol.subscribe
+                check_result(await peer.ask(subscribe, wanted, timeout=DEFAULT_TIMEOUT))
+            if unwanted := known.difference(self._local.names()):
+                await self._leave(peer, sorted(unwanted))
         except ConnectionLost:
             raise
         except InterphoneError as exc:

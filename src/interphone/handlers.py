@@ -109,7 +109,12 @@ class Tasks:
         """Give what runs `grace` seconds to end, then cancel it; end the threads."""
         running = self._tasks - {asyncio.current_task()}
         if running and grace > 0:
-            await asyncio.wait(running, timeout=grace)
+            try:
+                await asyncio.wait(running, timeout=grace)
+            except asyncio.CancelledError:
+                for task in running:
+                    task.cancel()
+                raise
         while running := self._tasks - {asyncio.current_task()}:
             for task in running:
                 task.cancel()

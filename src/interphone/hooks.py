@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from inspect import iscoroutine
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
-__all__ = ["Hook", "Runner"]
+__all__ = ["Hook", "Runner", "being_cancelled"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def being_cancelled() -> bool:
+    """Whether it is this task that is cancelled, and not something that its handler awaited."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 class Runner(Protocol):
@@ -76,5 +83,9 @@ class Hook(Generic[P]):
         """Await a coroutine that `start` returned; report what it raises."""
         try:
             await coroutine
+        except asyncio.CancelledError:
+            if being_cancelled():
+                raise
+            self._runner.report(RuntimeError("the handler was cancelled by somebody else"), args)
         except Exception as exc:
             self._runner.report(exc, args)

@@ -173,7 +173,7 @@ class Peer:
             MessageTooBig: It is over the limit.
             ConnectionLost: The connection is gone; see `.delivery`.
         """
-        payload = await self._ready(data)
+        payload = await self.ready_to_send(data)
         self._session.send(payload)
         self.connection.flush_soon()
 
@@ -209,7 +209,7 @@ class Peer:
         if self._session.isdk:
             _check_for_isdk(data)
         timeout = shrunk(timeout)
-        payload = await self._ready(data, timeout)
+        payload = await self.ready_to_send(data, timeout)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         nonce = self._session.request(payload, answer, now=self._loop.time(), timeout=timeout)
         return self._result(await self._answer_to(nonce, answer), returns)
@@ -283,7 +283,7 @@ class Peer:
             raise Unsupported("a Node end has no methods: ask it by a request")
         asked = {"method": method, "params": params}
         timeout = shrunk(timeout)
-        payload = await self._ready(asked | {"named": named} if named else asked, timeout)
+        payload = await self.ready_to_send(asked | {"named": named} if named else asked, timeout)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         nonce = self._session.call(payload, answer, now=self._loop.time(), timeout=timeout)
         return self._result(await self._answer_to(nonce, answer), returns)
@@ -350,7 +350,7 @@ class Peer:
                 session.say_goodbye(reason, reconnect=reconnect)
                 connection.hang_up()
             await asyncio.shield(connection.closed)
-        except asyncio.CancelledError:
+        except BaseException:
             connection.abort(ConnectionClosed(reason))
             raise
         return was_open
@@ -362,8 +362,8 @@ class Peer:
 
     # How a verb waits
 
-    async def _ready(self, data: object, timeout: float | None = None) -> bytes:
-        """Encode, and wait until there is room to send."""
+    async def ready_to_send(self, data: object, timeout: float | None = None) -> bytes:
+        """Return `data` encoded, once there is room to send it; for a Client, too."""
         self.connection.check_caller()
         payload: bytes = self._session.codec.encode(data)
         if self.connection.crowded():

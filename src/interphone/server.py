@@ -218,9 +218,10 @@ class Server:
         """Serve until `close`, starting first if need be. Cancelling it closes the server."""
         if self._listener is None:
             await self.start()
-        self._finished = asyncio.get_running_loop().create_future()
+        if self._finished is None:
+            self._finished = asyncio.get_running_loop().create_future()
         try:
-            await self._finished
+            await asyncio.shield(self._finished)
         finally:
             await self.close()
 
@@ -272,17 +273,19 @@ class Server:
         return [connection.closed for connection in aborted]
 
     async def _tidy(self, reason: object, grace: float) -> None:
-        if ending := self._abort_all(reason):
-            await asyncio.wait(ending)
-        self._exchange.close()
-        await self._tasks.close(grace)
-        for coroutine in self.on_close.start():
-            await self.on_close.guard(coroutine, ())
-        self._listener = None
-        for future in (self._closing, self._finished):
-            if future is not None and not future.done():
-                future.set_result(None)
-        self._closing = None
+        try:
+            if ending := self._abort_all(reason):
+                await asyncio.wait(ending)
+            self._exchange.close()
+            await self._tasks.close(grace)
+            for coroutine in self.on_close.start():
+                await self.on_close.guard(coroutine, ())
+        finally:
+            self._listener = None
+            for future in (self._closing, self._finished):
+                if future is not None and not future.done():
+                    future.set_result(None)
+            self._closing = self._finished = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -431,7 +434,9 @@ class Server:
         """Handle what peers publish, in order: ``@server.on_topic("a", of=Item)``."""
 
         def register(handler: TopicHandlerT) -> TopicHandlerT:
-            reader = TopicHandler(self._hub, topics, of, handler, self._tasks, overflow=overflow)
+            reader = TopicHandler(
+                self._hub, topics, of, handler, self._tasks, self._tasks.start, overflow=overflow
+            )
             self._exchange.local.add(reader)
             return handler
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from inspect import iscoroutine
 from types import TracebackType
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar
@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 import msgspec
 
 from .errors import InterphoneError, LocalProtocolError, Overflow, TopicError
-from .hooks import Runner
+from .hooks import Runner, being_cancelled
 from .protocol.payload import Codec
 from .protocol.topics import Topics, topic_fault
 
@@ -142,6 +142,8 @@ class Subscription(Generic[ItemT]):
         return f"<Subscription {', '.join(self.topics)} {state}, queued {len(self._queue)}>"
 
     async def __aenter__(self) -> Self:
+        if self._attached or self._ended:
+            raise LocalProtocolError("a subscription is entered once: make another")
         await self._hub.attach(self)
         self._attached = True
         return self
@@ -209,7 +211,8 @@ class Subscription(Generic[ItemT]):
 
     async def close(self) -> None:
         """Stop receiving. What is queued may still be read; then the iteration ends."""
-        if self._attached and not self._ended:
+        if self._attached:
+            self._attached = False
             self.end()
             await self._hub.detach(self, self.topics)
 
@@ -291,6 +294,7 @@ class TopicHandler(Subscription[Publication[T]]):
         of: Any,
         handler: Callable[[Publication[T]], object],
         runner: Runner,
+        start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         *,
         overflow: OverflowPolicy = "drop_oldest",
         queue: int = MAX_QUEUE,
@@ -298,13 +302,23 @@ class TopicHandler(Subscription[Publication[T]]):
         super().__init__(hub, topics, of, overflow=overflow, queue=queue)
         self.handler = handler
         self._runner = runner
-        self._reading = False
+        self._start = start
+        self._reader: asyncio.Task[None] | None = None
         self._reported = False
 
     def _notify(self) -> None:
-        if not self._reading and (self._queue or self._error is not None):
-            self._reading = True
-            self._runner.spawn(self._read())
+        if self._reader is None and (self._queue or self._error is not None):
+            self._reader = reader = self._start(self._read())
+            if reader.done():
+                self._reader = None
+            else:
+                reader.add_done_callback(self._stopped)
+
+    def _stopped(self, reader: asyncio.Task[None]) -> None:
+        """Its task ended, or was cancelled with its Server or Client; what is queued stays."""
+        self._reader = None
+        if self._queue and not reader.cancelled():
+            self._notify()
 
     def _make_room(self, topic: str) -> bool:
         made = super()._make_room(topic)
@@ -319,9 +333,13 @@ class TopicHandler(Subscription[Publication[T]]):
                 result = self.handler(self._take())
                 if iscoroutine(result):
                     await result
+            except asyncio.CancelledError:
+                if being_cancelled():
+                    raise
+                self._runner.report(RuntimeError("the handler was cancelled by somebody else"), ())
             except Exception as exc:
                 self._runner.report(exc, ())
-        self._reading = self._reported = False
+        self._reported = False
         if self._error is not None:
             error, self._error = self._error, None
             self._runner.report(error, ())

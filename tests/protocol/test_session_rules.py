@@ -129,6 +129,8 @@ def unnumbered(event: Event) -> Event:
             return ("publication", topic, value)
         case ("message" | "publication", *_):
             return event
+        case ("request", _, value, _):  # the deadline is this end's business
+            return ("request", value)
     return (event[0], *event[2:])
 
 

@@ -80,6 +80,7 @@ Nonce = Any  # whatever the asker chose; echoed as it came
 PREAMBLE = b"IPC"
 ORPHAN = "closing orphaned connection"  # net-ipc's words for a connection that never opened
 PADDING = b'\x87{"t":7}'  # a packet of no known type
+LONGEST = 1e9  # seconds of a deadline that is worth noting
 MAX_UNREADABLE = 16  # bodies in a row that are no packet
 RESOLUTION = 0.005  # seconds between two sweeps of the pending table
 
@@ -755,7 +756,8 @@ class Session:
         try:
             payload = self.codec.encode(goodbye)
         except PayloadError:
-            payload = self.codec.encode({"m": str(reason), "a": reconnect})
+            text = str(reason).encode("utf-8", "backslashreplace").decode()
+            payload = self.codec.encode({"m": text, "a": reconnect})
         coded = self.interphone and code != "closed"
         failure = Failure(code) if coded else None
         try:
@@ -852,4 +854,6 @@ class Session:
 def _deadline(options: object) -> float | None:
     """Seconds the asker will wait, if it said so."""
     seconds = options.get("deadline") if isinstance(options, dict) else None
-    return float(seconds) if isinstance(seconds, int | float) and seconds > 0 else None
+    if not isinstance(seconds, int | float) or not 0 < seconds < LONGEST:
+        return None
+    return float(seconds)
