@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from interphone import Client, Server
 from interphone.protocol.wire import Wire, tag
+from support.node import listen_unix
 
 PREAMBLE = b"IPC"
 
@@ -74,9 +74,7 @@ class Raw:
             all_of_them.append(raw)
             comers.put_nowait(raw)
 
-        sock = socket.socket(socket.AF_UNIX)
-        sock.bind(path)  # asyncio would look at the path first, and block
-        server = await asyncio.start_unix_server(came, sock=sock)
+        server = await listen_unix(path, came)
         try:
             yield comers
         finally:
