@@ -26,7 +26,8 @@ from .errors import (
     RemoteProtocolError,
     WrongThread,
 )
-from .protocol.session import Reactions, Session
+from .protocol.events import Reactions
+from .protocol.session import Session
 from .protocol.states import State
 from .transports import hung_up
 

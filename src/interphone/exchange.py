@@ -17,9 +17,9 @@ import msgspec
 from .errors import InterphoneError
 from .handlers import Tasks
 from .peer import Peer
+from .protocol.events import Nonce
 from .protocol.messages import Failure
 from .protocol.payload import Json
-from .protocol.session import Nonce
 from .protocol.topics import Topics, topic_fault
 from .subscription import Receipt, Subscriptions
 

@@ -20,9 +20,10 @@ from .connection import Connection
 from .deadlines import set_deadline
 from .errors import InvalidParams, MessageTooBig, MethodNotFound, PayloadError, RemoteError
 from .handlers import PASS, Handler, Handlers
+from .protocol.events import Nonce
 from .protocol.messages import Asked, Failure, failure_of
 from .protocol.payload import ABSENT, Codec
-from .protocol.session import Nonce, Session
+from .protocol.session import Session
 from .protocol.shapes import Envelope, enveloped
 
 __all__ = ["Inbox"]

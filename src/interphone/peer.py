@@ -28,8 +28,9 @@ from .errors import (
 from .handlers import Handlers
 from .inbox import Inbox
 from .methods import Contract
+from .protocol.events import Counts, Nonce, Reactions
 from .protocol.messages import Hello, Welcome
-from .protocol.session import Counts, Nonce, Reactions, Session
+from .protocol.session import Session
 from .protocol.states import State
 
 __all__ = ["DEFAULT_TIMEOUT", "Call", "Peer", "PeerEvents", "Within", "reason_of"]

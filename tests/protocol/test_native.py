@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from interphone.errors import RemoteProtocolError, RequestTimeout
 from interphone.protocol.dialects import Native
-from interphone.protocol.messages import CANCEL, RESPONSE, Failure
+from interphone.protocol.messages import CANCEL, CAPABILITIES, RESPONSE, Failure
 from interphone.protocol.payload import ABSENT, MessagePack
 from interphone.protocol.session import Session
 from interphone.protocol.wire import Wire, tag
-from support.sessions import Recorder
+from support.sessions import LoneSession, Recorder
 
 BOTH = ("native", "classic")
 
@@ -73,8 +73,34 @@ def test_reply_names_what_will_be_spoken():
     assert reply["d"]["interphone"] == {
         "version": 1,
         "dialects": ["native", "classic"],
+        "can": list(CAPABILITIES),
         "dialect": "native",
     }
+
+
+@pytest.mark.parametrize(
+    ("shown", "common"),
+    [
+        (None, set()),
+        ([], set()),
+        ("streams", set()),
+        ({"streams": True}, set()),
+        ([1, None, ["streams"]], set()),
+        (["later"], set()),
+        (["later", *CAPABILITIES, 7], set(CAPABILITIES)),
+    ],
+    ids=str,
+)
+def test_only_what_both_ends_show_is_used(shown, common):
+    identity = {"version": 1, "dialects": ["native"], "dialect": "native"}
+    identity |= {} if shown is None else {"can": shown}
+    client = LoneSession("client", dialects=BOTH)
+    client.session.open()
+    client.feed({"t": 0, "d": {"id": "x", "interphone": identity}})
+    server = LoneSession("server", dialects=BOTH)
+    server.feed(b"IPC", {"t": 0, "d": {"interphone": identity}})
+
+    assert client.session.can == server.session.can == common
 
 
 @pytest.mark.parametrize(

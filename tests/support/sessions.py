@@ -23,9 +23,10 @@ from typing import Any, Literal, Self
 import msgspec
 
 from interphone.errors import ConnectionLost, InterphoneError, PayloadError
+from interphone.protocol.events import Reactions
 from interphone.protocol.messages import Goodbye, Hello, Welcome
 from interphone.protocol.payload import ABSENT
-from interphone.protocol.session import Reactions, Session
+from interphone.protocol.session import Session
 from interphone.protocol.states import State
 from interphone.protocol.wire import Wire, tag
 

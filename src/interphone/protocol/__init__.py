@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .session import Counts, Reactions, Session
+from .events import Counts, Reactions
+from .session import Session
 from .states import LEGAL, State
 
 __all__ = ["LEGAL", "Counts", "Reactions", "Session", "State"]

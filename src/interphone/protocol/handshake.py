@@ -13,6 +13,7 @@ from .payload import Codec
 
 __all__ = [
     "chosen_dialect",
+    "common_capabilities",
     "common_dialect",
     "is_identity",
     "read",
@@ -29,7 +30,7 @@ def write_hello(
     id: str | None,
     compress: bool,
     messagepack: bool,
-    dialects: tuple[str, ...],
+    identity: Identity,
 ) -> bytes:
     """Return the `d` of a client's CONNECTION."""
     hello: dict[str, Any] = {"compress": compress, "messagepack": messagepack}
@@ -37,7 +38,7 @@ def write_hello(
         hello["extras"] = msgspec.Raw(payload)
     if id is not None:
         hello["id"] = id
-    return msgspec.json.encode(hello | {"interphone": Identity(dialects=dialects)})
+    return msgspec.json.encode(hello | {"interphone": identity})
 
 
 def write_welcome(
@@ -83,6 +84,14 @@ def _pieced_together(codec: Codec, payload: msgspec.Raw, of: type[T]) -> T:
 def is_identity(value: object) -> bool:
     """Whether the other end showed that it is one of us; what it shows beyond is ignored."""
     return isinstance(value, dict) and isinstance(value.get("version"), int)
+
+
+def common_capabilities(value: object, ours: tuple[str, ...]) -> frozenset[str]:
+    """What both ends can do; words that nobody here knows are ignored."""
+    theirs = value.get("can") if isinstance(value, dict) else None
+    return frozenset(ours).intersection(
+        word for word in (theirs if isinstance(theirs, list) else ()) if isinstance(word, str)
+    )
 
 
 def common_dialect(value: object, ours: tuple[str, ...]) -> str:

@@ -32,6 +32,7 @@ from .payload import ABSENT
 
 __all__ = [
     "CANCEL",
+    "CAPABILITIES",
     "CONNECTION",
     "END",
     "MESSAGE",
@@ -62,6 +63,9 @@ CANCEL = 8  # between two of us; 7 is the padding towards @isdk/ipc-server
 VERSION = 1
 """Version of what two interphone ends say to each other beyond the Node wire."""
 
+CAPABILITIES: tuple[str, ...] = ()
+"""What this end can do beyond `VERSION`; nothing of it is used unless both ends show the word."""
+
 
 class Packet(msgspec.Struct, gc=False):
     """One classic frame. `d` is the payload as it came; `n` the nonce, any value."""
@@ -90,6 +94,7 @@ class Identity(msgspec.Struct):
 
     version: int = VERSION
     dialects: tuple[str, ...] = ("classic",)
+    can: tuple[str, ...] = ()  # of `CAPABILITIES`; unknown words are ignored
     dialect: str | msgspec.UnsetType = msgspec.UNSET  # in the reply: what will be spoken
 
 

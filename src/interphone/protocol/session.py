@@ -25,7 +25,7 @@ exchange, and nothing is ever sniffed from a payload of one of us.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -45,9 +45,11 @@ from ..limits import Limits
 from . import handshake, upgrade
 from .deflate import Deflate
 from .dialects import ClassicJson, ClassicMessagePack, Dialect, Native
+from .events import Counts, Nonce, Reactions, Role
 from .heartbeat import Heartbeat
 from .messages import (
     CANCEL,
+    CAPABILITIES,
     CONNECTION,
     END,
     MESSAGE,
@@ -72,10 +74,7 @@ from .shapes import published, wanted
 from .states import LEGAL, State
 from .wire import Wire
 
-__all__ = ["Counts", "Nonce", "Reactions", "Role", "Session"]
-
-Role = Literal["client", "server"]
-Nonce = Any  # whatever the asker chose; echoed as it came
+__all__ = ["Session"]
 
 PREAMBLE = b"IPC"
 ORPHAN = "closing orphaned connection"  # net-ipc's words for a connection that never opened
@@ -85,44 +84,6 @@ MAX_UNREADABLE = 16  # bodies in a row that are no packet
 RESOLUTION = 0.005  # seconds between two sweeps of the pending table
 
 
-class Reactions(NamedTuple):
-    """What a driver does about each kind of event."""
-
-    hello: Callable[[Hello], None]
-    opened: Callable[[Welcome], None]
-    message: Callable[[msgspec.Raw], None]
-    request: Callable[[Nonce, msgspec.Raw, float | None], None]
-    answered: Callable[[object, msgspec.Raw], None]
-    failed: Callable[[object, InterphoneError], None]
-    subscribe: Callable[[Nonce, list[str]], None]
-    unsubscribe: Callable[[Nonce, list[str]], None]
-    publish: Callable[[Nonce, str, msgspec.Raw, msgspec.Raw], None]
-    publication: Callable[[str, msgspec.Raw], None]
-    goodbye: Callable[[Goodbye], None]
-    unreadable: Callable[[InterphoneError], None]
-    violated: Callable[[InterphoneError], None]
-    call: Callable[[Nonce, msgspec.Raw, float | None], None]
-    cancelled: Callable[[Nonce], None]
-
-
-class Counts(msgspec.Struct):
-    """What was dropped, and why. Nothing is dropped without being counted here.
-
-    Attributes:
-        late: Answers nobody waits for any more.
-        illegal: Packets not legal in the state they came in.
-        unknown: Well-formed frames that are no packet, or of an unknown type.
-        unreadable: Frames that are not well-formed.
-        unsendable: Answers whose asker is gone.
-    """
-
-    late: int = 0
-    illegal: int = 0
-    unknown: int = 0
-    unreadable: int = 0
-    unsendable: int = 0
-
-
 class Session:
     """One end of one connection.
 
@@ -130,6 +91,7 @@ class Session:
         state: Where the connection is in its life.
         interphone: Whether the other end has shown that it is one of us.
         native: Whether the native dialect is spoken.
+        can: What both ends can do, of `messages.CAPABILITIES`.
         isdk: Whether the other end is @isdk/ipc-server (a client learns it from the reply).
         topics: Topics this end is subscribed to at the other.
         goodbye: The END that came, if one did.
@@ -153,6 +115,7 @@ class Session:
         self.limits = limits or Limits()
         self.state = State.OPENING
         self.interphone = False
+        self.can: frozenset[str] = frozenset()
         self.isdk = False
         self.topics: set[str] = set()
         self.goodbye: Goodbye | None = None
@@ -337,7 +300,7 @@ class Session:
             id=id,
             compress=self._compress,
             messagepack=self._messagepack,
-            dialects=self._dialects,
+            identity=Identity(dialects=self._dialects, can=CAPABILITIES),
         )
         opening = self._dialect.packet(CONNECTION, hello)
         self._dialect.codec.check(opening)
@@ -360,6 +323,7 @@ class Session:
         self._hello = packet
         self.interphone = handshake.is_identity(hello.interphone)
         if self.interphone:
+            self.can = handshake.common_capabilities(hello.interphone, CAPABILITIES)
             self.native = handshake.common_dialect(hello.interphone, self._dialects) == "native"
         self._compress = self._compress and bool(hello.compress) and not self.native
         self._messagepack = self._messagepack and bool(hello.messagepack) and not self.native
@@ -408,7 +372,7 @@ class Session:
         self._hello = None
 
     def _identity(self) -> Identity:
-        identity = Identity(dialects=self._dialects)
+        identity = Identity(dialects=self._dialects, can=CAPABILITIES)
         if len(self._dialects) > 1:
             identity.dialect = "native" if self.native else "classic"
         return identity
@@ -417,6 +381,7 @@ class Session:
         welcome = handshake.read(self.codec, packet.d, Welcome) or Welcome()
         self.interphone = handshake.is_identity(welcome.interphone)
         if self.interphone:
+            self.can = handshake.common_capabilities(welcome.interphone, CAPABILITIES)
             self.native = handshake.chosen_dialect(welcome.interphone, self._dialects) == "native"
         self.isdk = welcome.compress is msgspec.UNSET and welcome.messagepack is msgspec.UNSET
         self._compress = self._compress and bool(welcome.compress)
