@@ -18,7 +18,7 @@ LAYERS = [
     {"protocol"},
     {"transports"},
     {"connection"},
-    {"deadlines", "handlers", "methods", "stream", "subscription", "inbox", "peer"},
+    {"deadlines", "handlers", "methods", "stream", "subscription", "calls", "inbox", "peer"},
     {"admission", "exchange", "feed", "server", "client"},
     {"run", "blocking", "inspector", "backplane", "testing"},
     {"cli"},

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         RemoteProtocolError,
         RequestError,
         RequestTimeout,
+        StreamClosed,
         TopicError,
         Unhandled,
         Unsupported,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from .peer import Call, Peer
     from .run import run
     from .server import Outcome, Server
+    from .stream import Stream
     from .subscription import Gap, Publication, Receipt, Subscription
 
 __version__ = "0.1.0.dev0"
@@ -95,6 +97,7 @@ _HOMES = {
         "RemoteProtocolError",
         "RequestError",
         "RequestTimeout",
+        "StreamClosed",
         "TopicError",
         "Unhandled",
         "Unsupported",
@@ -106,6 +109,7 @@ _HOMES = {
     "peer": ("Call", "Peer"),
     "run": ("run",),
     "server": ("Outcome", "Server"),
+    "stream": ("Stream",),
     "subscription": ("Gap", "Publication", "Receipt", "Subscription"),
 }
 
@@ -150,6 +154,8 @@ __all__ = [
     "RequestTimeout",
     "Server",
     "Status",
+    "Stream",
+    "StreamClosed",
     "Subscription",
     "TcpAddress",
     "TopicError",

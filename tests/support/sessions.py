@@ -102,8 +102,8 @@ class Recorder:
             hello=self._hello,
             opened=lambda welcome: self._note("opened", _of(welcome).get("id")),
             message=lambda raw: self._note("message", self.value(raw)),
-            request=lambda nonce, raw, seconds: self._note(
-                "request", nonce, self.value(raw), *([] if seconds is None else [seconds])
+            request=lambda nonce, raw, options: self._note(
+                "request", nonce, self.value(raw), *filter(None, [options.deadline])
             ),
             answered=lambda token, raw: self._note("answered", token, self.value(raw)),
             failed=lambda token, error: self._error("failed", error, token),
@@ -116,8 +116,14 @@ class Recorder:
             goodbye=self._goodbye,
             unreadable=lambda error: self._error("unreadable", error),
             violated=lambda error: self._error("violated", error),
-            call=lambda nonce, raw, seconds: self._note("call", nonce, self.value(raw), seconds),
+            call=lambda nonce, raw, options: self._note("call", nonce, self.value(raw), *options),
             cancelled=lambda nonce: self._note("cancelled", nonce),
+            open=lambda nonce, raw, options: self._note("open", nonce, self.value(raw), *options),
+            item=lambda token, raw: self._note("item", token, self.value(raw)),
+            granted=lambda nonce: self._note("granted", nonce),
+            input=lambda nonce, raw: self._note("input", nonce, self.value(raw)),
+            demanded=lambda token: self._note("demanded", token),
+            progress=lambda token, raw: self._note("progress", token, self.value(raw)),
         )
 
     def value(self, raw: msgspec.Raw) -> Any:

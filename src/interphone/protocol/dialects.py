@@ -287,11 +287,12 @@ class Native:
         options: dict[str, Any] | None = None,
     ) -> bytes:
         """See `Dialect`."""
-        fields: list[object] = [kind, nonce, msgspec.Raw(bytes(payload) or UNDEFINED)]
-        if failure is not None:  # what a handler put into it may have no form on the wire
-            fields += [mark, msgspec.Raw(self._encode(failure)), options]
-        elif mark or options:
-            fields += [mark, None, options]
+        if failure is None and not mark and not options:
+            encoded = _encode_native(nonce)
+            return b"\x93%c%b%b" % (kind, encoded, bytes(payload) or UNDEFINED)
+        fields: list[object] = [kind, nonce, msgspec.Raw(bytes(payload) or UNDEFINED), mark]
+        # What a handler put into a failure may have no form on the wire.
+        fields += [None if failure is None else msgspec.Raw(self._encode(failure)), options]
         return _encode_native(fields)
 
     # Hot path: one formatting each.

@@ -15,9 +15,10 @@ import msgspec
 from ..errors import PayloadError
 from .payload import ABSENT, Codec
 
-__all__ = ["Envelope", "Published", "Wanted", "enveloped", "published", "wanted"]
+__all__ = ["Envelope", "Published", "Wanted", "cancelled", "enveloped", "published", "wanted"]
 
 RPC_HINT = re.compile(rb"jsonrpc")
+CANCEL_HINT = re.compile(rb"\$/cancelRequest")
 HINT = re.compile(rb'"?(?:pub|sub|unsub)')  # in either codec; decided by decoding
 
 
@@ -85,6 +86,19 @@ def enveloped(codec: Codec, payload: msgspec.Raw) -> Envelope | None:
     return Envelope(
         method, ABSENT if named else params, params if named else ABSENT, members.get("id", ABSENT)
     )
+
+
+def cancelled(codec: Codec, payload: msgspec.Raw) -> object:
+    """Read the id in a ``$/cancelRequest`` of the Language Server Protocol; None if it is none."""
+    if CANCEL_HINT.search(payload) is None:
+        return None
+    try:
+        members = codec.members(payload)
+        if _decoded(codec, members.get("method", ABSENT)) != "$/cancelRequest":
+            return None
+        return _decoded(codec, codec.members(members.get("params", ABSENT)).get("id", ABSENT))
+    except PayloadError:
+        return None
 
 
 def _members(codec: Codec, payload: msgspec.Raw) -> dict[str, msgspec.Raw]:
