@@ -498,6 +498,8 @@ def test_limit_of_a_method_counts_its_streams(run, address):
             async with client.stream("one") as first, client.stream("one") as second:
                 assert await anext(first) == 1
                 assert isinstance(await raised_by(anext(second)), Overloaded)
+            (peer,) = server.peers.values()
+            await until(lambda: peer.inflight == 0)
             async with client.stream("one") as third:
                 assert await anext(third) == 1
 

@@ -364,7 +364,9 @@ class Inbox:
     def _take_on(self, raw: msgspec.Raw, *, credited: bool = False) -> None:
         """Count work; `credited` is a request, of which one of us has been told how many fit."""
         self.inflight += 1
-        self._uncredited += not (credited and self._session.credit)
+        if credited and self._session.credit is not None:
+            return
+        self._uncredited += 1
         self._held += len(bytes(raw))
         limits = self._session.limits
         if self._uncredited >= limits.max_inflight or self._held >= limits.max_held:
@@ -373,12 +375,13 @@ class Inbox:
 
     def _let_go(self, raw: msgspec.Raw, *, credited: bool = False) -> None:
         self.inflight -= 1
-        self._uncredited -= not (credited and self._session.credit)
-        self._held -= len(bytes(raw))
-        limits = self._session.limits
-        if self._uncredited < limits.max_inflight and self._held < limits.max_held:
-            assert self._connection is not None
-            self._connection.go_on_reading("busy")
+        if not credited or self._session.credit is None:
+            self._uncredited -= 1
+            self._held -= len(bytes(raw))
+            limits = self._session.limits
+            if self._uncredited < limits.max_inflight and self._held < limits.max_held:
+                assert self._connection is not None
+                self._connection.go_on_reading("busy")
         if self._idle is not None and self.inflight <= self._idle_at and not self._idle.done():
             self._idle.set_result(None)
 

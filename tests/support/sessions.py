@@ -38,7 +38,7 @@ Event = tuple[Any, ...]
 Role = Literal["client", "server"]
 
 # Which argument of a verb is a value, to be encoded as the session at hand does.
-VALUES = {"send": 0, "request": 0, "respond": 1, "ask_to_publish": 1}
+VALUES = {"send": 0, "request": 0, "call": 0, "open_stream": 0, "respond": 1, "ask_to_publish": 1}
 
 
 # Bytes
@@ -82,6 +82,7 @@ class Recorder:
         self.session = session
         self.events: list[Event] = []
         self.errors: list[InterphoneError] = []
+        self.failures: list[InterphoneError] = []
         self.on: dict[str, Callable[..., Any]] = {}
         self._taken = 0
 
@@ -89,6 +90,12 @@ class Recorder:
         """The events since the last time."""
         new = self.events[self._taken :]
         self._taken = len(self.events)
+        return new
+
+    def take_failures(self) -> list[InterphoneError]:
+        """What requests of ours failed with, since the last time."""
+        new = self.failures[:]
+        self.failures.clear()
         return new
 
     def names(self) -> Counter[str]:
@@ -143,6 +150,8 @@ class Recorder:
 
     def _error(self, name: str, error: InterphoneError, *facts: Any) -> None:
         self.errors.append(error)
+        if name == "failed":
+            self.failures.append(error)
         self._note(name, *facts, type(error))
 
     def _note(self, name: str, *facts: Any) -> None:

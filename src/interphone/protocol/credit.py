@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from ..errors import RemoteProtocolError
 
-__all__ = ["MAX_WINDOW", "UNIT", "Credit", "Turnstile"]
+__all__ = ["MAX_WINDOW", "UNIT", "Credit", "Guests", "Turnstile"]
 
 UNIT = 4096  # bytes of payload that one more unit of credit is asked for
 MAX_WINDOW = 1 << 20
@@ -79,6 +79,45 @@ class Credit:
         if self.left + units > self.window:
             raise RemoteProtocolError(f"{units} units of credit are more than were used")
         self.left += units
+
+
+class Guests:
+    """Requests of the other end that were not answered yet, which may be so many.
+
+    Args:
+        room: How many.
+        max_bytes: How many bytes of them; one is always let in.
+    """
+
+    __slots__ = ("_bytes", "_max_bytes", "_room", "_sizes")
+
+    def __init__(self, room: int, max_bytes: int) -> None:
+        self._room = room
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._sizes: dict[object, int] = {}
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._sizes)
+
+    def come(self, nonce: object, size: int) -> None:
+        """Note a request.
+
+        Raises:
+            RemoteProtocolError: There is no room for it, as the other end knows, or its nonce
+                is taken.
+        """
+        if nonce in self._sizes:
+            raise RemoteProtocolError("two requests have the same nonce")
+        if self._sizes and (len(self._sizes) >= self._room or self._bytes + size > self._max_bytes):
+            raise RemoteProtocolError("a request came without credit")
+        self._sizes[nonce] = size
+        self._bytes += size
+
+    def leave(self, nonce: object) -> None:
+        """Note that it was answered."""
+        self._bytes -= self._sizes.pop(nonce, 0)
 
 
 class Turnstile:

@@ -43,7 +43,7 @@ from ..errors import (
 )
 from ..limits import Limits
 from . import handshake, upgrade
-from .credit import Turnstile
+from .credit import Guests, Turnstile
 from .deflate import Deflate
 from .dialects import ClassicJson, ClassicMessagePack, Dialect, Native
 from .events import Counts, Nonce, Options, Reactions, Role
@@ -170,8 +170,9 @@ class Session:
             DEMAND: self._on_demand,
             PROGRESS: self._on_progress,
         }
+        self._size = 0  # of the frame that is being dispatched
         self._turnstile = Turnstile()
-        self._serving = 0  # requests of the other end that were not answered yet
+        self._guests = Guests(self.limits.max_inflight, self.limits.max_held)
         self.streams = Streams(self._put_piece, lambda: self.codec, self.counts)
 
     def __repr__(self) -> str:
@@ -254,6 +255,7 @@ class Session:
             self._on_unreadable(exc)
             return
         self._unreadable = 0
+        self._size = len(body)
         if packet is None or packet.t not in self._packets:
             self.counts.unknown += 1
             if self.state is State.OPENING:
@@ -464,9 +466,8 @@ class Session:
             self._react.publication(*shape)
 
     def _on_request(self, packet: Packet) -> None:
-        self._serving += 1
-        if self.credit is not None and self._serving > self.limits.max_inflight:
-            raise RemoteProtocolError("a request came without credit")
+        if self.credit is not None and self._ours(packet):
+            self._guests.come(packet.n, self._size)
         if self.state is State.DRAINING:
             self.fail(packet.n, Failure("closing", "the peer is closing"))
         elif self.interphone and packet.k is None:
@@ -491,12 +492,13 @@ class Session:
     def _on_open(self, packet: Packet) -> None:
         if not self._ours(packet):
             return
-        self.streams.serve(packet.n, packet.o.get("credit") if type(packet.o) is dict else None)
+        window = packet.o.get("credit") if type(packet.o) is dict else None
+        self.streams.serve(packet.n, window, self._size)
+        many, limits = len(self.streams.served), self.limits
         if self.state is State.DRAINING:
             self.fail(packet.n, Failure("closing", "the peer is closing"))
-        elif len(self.streams.served) > self.limits.max_streams:
-            most = f"{self.limits.max_streams} streams are open"
-            self.fail(packet.n, Failure("overloaded", most))
+        elif many > limits.max_streams or (many > 1 and self.streams.bytes > limits.max_held):
+            self.fail(packet.n, Failure("overloaded", f"{many - 1} streams are open already"))
         else:
             self._react.open(packet.n, packet.d, Options.read(packet.o))
 
@@ -821,8 +823,8 @@ class Session:
 
     def _served(self, nonce: Nonce) -> None:
         """Note that a request or stream of the other end was answered."""
-        if not self.streams.served or self.streams.served.pop(nonce, None) is None:
-            self._serving -= 1
+        if not self.streams.answered(nonce) and self.credit is not None:
+            self._guests.leave(nonce)
 
     @property
     def answering(self) -> bool:

@@ -45,10 +45,11 @@ class _Asked:
 class _Served:
     """A stream of the other end."""
 
-    __slots__ = ("finished", "items", "questions")
+    __slots__ = ("finished", "items", "questions", "size")
 
-    def __init__(self, window: int) -> None:
-        self.items = Credit(window)
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.items = Credit()
         self.questions = Credit()
         self.finished = False  # it has said that no INPUT follows
 
@@ -60,6 +61,11 @@ class Streams:
         write: Queues a packet: type, payload, nonce.
         codec: Returns how payloads are written.
         counts: Where pieces that nobody waits for are counted.
+
+    Attributes:
+        asked: Our streams, by nonce.
+        served: Streams of the other end, by nonce.
+        bytes: Size of the packets that opened those.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class Streams:
         self._counts = counts
         self.asked: dict[Nonce, _Asked] = {}
         self.served: dict[Nonce, _Served] = {}
+        self.bytes = 0
 
     # What the asker does
 
@@ -100,17 +107,27 @@ class Streams:
 
     # What the answerer does
 
-    def serve(self, nonce: Nonce, window: object) -> None:
-        """Note that the other end has opened a stream.
+    def serve(self, nonce: Nonce, window: object, size: int) -> None:
+        """Note that the other end has opened a stream, by a packet of so many bytes.
 
         Raises:
             RemoteProtocolError: It has that nonce already, or no window is one.
         """
         if nonce in self.served:
             raise RemoteProtocolError("a stream was opened twice")
-        stream = _Served(0)
+        stream = _Served(size)
         stream.items.grant(window)
         self.served[nonce] = stream
+        self.bytes += size
+
+    def answered(self, nonce: Nonce) -> bool:
+        """Note that a stream of the other end has ended; False if it was none."""
+        known = self.served and type(nonce) in (int, str)  # a request may bear anything
+        stream = self.served.pop(nonce, None) if known else None
+        if stream is None:
+            return False
+        self.bytes -= stream.size
+        return True
 
     def item(self, nonce: Nonce, payload: bytes) -> bool:
         """Send a piece of the answer; False if there is no credit, and nothing was done."""
