@@ -19,7 +19,7 @@ from .handlers import Handlers
 from .methods import Method
 from .protocol.events import Nonce, Options
 from .protocol.messages import Asked, Failure
-from .protocol.payload import Codec
+from .protocol.payload import ABSENT, Codec
 from .protocol.session import Session
 from .protocol.shapes import Envelope
 from .stream import WINDOW, BlockingSource, Sink, Source
@@ -71,7 +71,7 @@ class Calls:
     async def answer_envelope(self, envelope: Envelope) -> object:
         """The same for a Node client; a method that streams answers with a list if it may."""
         asked = Asked(envelope.method, envelope.params, envelope.named)
-        report = partial(self._report_to_node, envelope.id) if envelope.id else None
+        report = partial(self._report_to_node, envelope.id) if envelope.id is not ABSENT else None
         return await self._answer(asked, report)
 
     async def _answer(self, asked: Asked, report: Report | None) -> object:
@@ -189,7 +189,7 @@ class Calls:
         self._session.report_progress(nonce, payload)
         self._connection.flush_soon()
 
-    async def _report_to_node(self, id: msgspec.Raw, value: object) -> None:
+    async def _report_to_node(self, id: object, value: object) -> None:
         """The words of the Language Server Protocol, as a message."""
         assert self._connection is not None
         params = {"token": id, "value": value}

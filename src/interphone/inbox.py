@@ -226,7 +226,7 @@ class Inbox:
     def _cancel_of_node(self, id: object) -> None:
         """A Node client takes back a call, by the id of its envelope."""
         for task, (_, envelope) in self._answers.items():
-            if envelope is not None and envelope.id and self._codec.decode(envelope.id) == id:
+            if envelope is not None and envelope.id == id:
                 task.cancel()
                 return
 

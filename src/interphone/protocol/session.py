@@ -802,7 +802,7 @@ class Session:
         else:
             self.counts.unsendable += 1
 
-    def fail(self, nonce: Nonce, failure: Failure, *, id: msgspec.Raw = ABSENT) -> None:
+    def fail(self, nonce: Nonce, failure: Failure, *, id: object = ABSENT) -> None:
         """Answer a request that has no result; `id` is that of a Node asker's envelope."""
         if not self.answering:
             self.counts.unsendable += 1
@@ -817,7 +817,7 @@ class Session:
             }
             if failure.data is None:
                 del error["data"]
-            answer = {"jsonrpc": "2.0", "error": error} | ({"id": id} if id else {})
+            answer = {"jsonrpc": "2.0", "error": error} | ({} if id is ABSENT else {"id": id})
             self._put(self._dialect.packet(RESPONSE, self.codec.encode(answer), nonce))
             self._served(nonce)
 

@@ -23,17 +23,21 @@ HINT = re.compile(rb'"?(?:pub|sub|unsub)')  # in either codec; decided by decodi
 
 
 class Envelope(NamedTuple):
-    """A JSON-RPC 2.0 request, as Node programs call methods by a plain request."""
+    """A JSON-RPC 2.0 request, as Node programs call methods by a plain request.
+
+    Attributes:
+        id: What it is known by, decoded; `ABSENT` if it has none.
+    """
 
     method: str
     params: msgspec.Raw
     named: msgspec.Raw
-    id: msgspec.Raw
+    id: object
 
     def result(self, value: object) -> dict[str, object]:
         """Return the envelope of the answer."""
         answer = {"jsonrpc": "2.0", "result": value}
-        return answer | {"id": self.id} if self.id else answer
+        return answer if self.id is ABSENT else answer | {"id": self.id}
 
 
 class Published(NamedTuple):
@@ -83,9 +87,8 @@ def enveloped(codec: Codec, payload: msgspec.Raw) -> Envelope | None:
         return None
     params = members.get("params", ABSENT)
     named = isinstance(_decoded(codec, params), dict)
-    return Envelope(
-        method, ABSENT if named else params, params if named else ABSENT, members.get("id", ABSENT)
-    )
+    id = _decoded(codec, members["id"]) if "id" in members else ABSENT
+    return Envelope(method, ABSENT if named else params, params if named else ABSENT, id)
 
 
 def cancelled(codec: Codec, payload: msgspec.Raw) -> object:
