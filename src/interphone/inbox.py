@@ -367,7 +367,7 @@ class Inbox:
         if credited and self._session.credit is not None:
             return
         self._uncredited += 1
-        self._held += len(bytes(raw))
+        self._held += len(raw)
         limits = self._session.limits
         if self._uncredited >= limits.max_inflight or self._held >= limits.max_held:
             assert self._connection is not None  # it brought the work
@@ -377,7 +377,7 @@ class Inbox:
         self.inflight -= 1
         if not credited or self._session.credit is None:
             self._uncredited -= 1
-            self._held -= len(bytes(raw))
+            self._held -= len(raw)
             limits = self._session.limits
             if self._uncredited < limits.max_inflight and self._held < limits.max_held:
                 assert self._connection is not None

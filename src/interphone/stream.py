@@ -89,7 +89,7 @@ class Source(Generic[T]):
                 raise error or StopAsyncIteration
             await self.wait()
         raw = self._queue.popleft()
-        self._taken(len(bytes(raw)))
+        self._taken(len(raw))
         item: T = self._codec.decode(raw, self._of)
         return item
 

@@ -12,7 +12,7 @@ been taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from ..errors import RemoteProtocolError
 
@@ -156,19 +156,23 @@ class Turnstile:
         self._let_in(nonce, len(body))
         return True
 
-    def leave(self, nonce: object) -> Iterator[bytes]:
-        """Note an answer; yield the requests that may be sent for it."""
+    def leave(self, nonce: object) -> Sequence[bytes]:
+        """Note an answer; return the requests that may be sent for it."""
         size = self._under_way.pop(nonce, None)  # type: ignore[call-overload]  # any nonce may come
         if size is None:
-            return
+            return ()
         self._bytes -= size
+        return self._let_in_next() if self.held else ()
+
+    def _let_in_next(self) -> list[bytes]:
+        freed: list[bytes] = []
         while self.held:
             nonce = next(iter(self.held))
             if not self._fits(len(self.held[nonce])):
-                return
-            body = self.held.pop(nonce)
-            self._let_in(nonce, len(body))
-            yield body
+                break
+            freed.append(self.held.pop(nonce))
+            self._let_in(nonce, len(freed[-1]))
+        return freed
 
     def withdraw(self, nonce: object) -> bool:
         """Take a held request back; False if it is not held."""

@@ -272,7 +272,7 @@ class Native:
             packet = _native_packet(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             raise PayloadError(f"no packet: {exc}") from exc
-        if bytes(packet.d) == UNDEFINED:
+        if len(packet.d) == 3 and bytes(packet.d) == UNDEFINED:
             packet.d = ABSENT
         return packet  # type: ignore[return-value]  # the fields of a Packet, in another order
 
@@ -306,7 +306,8 @@ class Native:
     ) -> bytes:
         """See `Dialect`."""
         if options:
-            return self.packet(REQUEST, payload, nonce, options=options)
+            encoded = _encode_native(options)
+            return b"\x96\x02%b%b\xc0\xc0%b" % (_encode_native(nonce), payload, encoded)
         return b"\x93\x02%b%b" % (_encode_native(nonce), payload)
 
     def response(self, payload: bytes, nonce: object) -> bytes:

@@ -155,7 +155,7 @@ class Streams:
         if stream is None:
             self._counts.late += 1
             return
-        stream.items.spend(len(bytes(packet.d)))
+        stream.items.spend(len(packet.d))
         react.item(stream.token, packet.d)
 
     def on_grant(self, packet: Packet, react: Reactions) -> None:
@@ -174,7 +174,7 @@ class Streams:
         if stream.finished:
             raise RemoteProtocolError("something follows the end of a stream")
         if packet.d:
-            stream.questions.spend(len(bytes(packet.d)))
+            stream.questions.spend(len(packet.d))
         else:
             stream.finished = True
         react.input(packet.n, packet.d)
