@@ -23,7 +23,7 @@ from typing import Any, Literal, Self
 import msgspec
 
 from interphone.errors import ConnectionLost, InterphoneError, PayloadError
-from interphone.protocol.events import Reactions
+from interphone.protocol.events import Options, Reactions
 from interphone.protocol.messages import Goodbye, Hello, Welcome
 from interphone.protocol.payload import ABSENT
 from interphone.protocol.session import Session
@@ -123,9 +123,13 @@ class Recorder:
             goodbye=self._goodbye,
             unreadable=lambda error: self._error("unreadable", error),
             violated=lambda error: self._error("violated", error),
-            call=lambda nonce, raw, options: self._note("call", nonce, self.value(raw), *options),
+            call=lambda nonce, raw, options: self._note(
+                "call", nonce, self.value(raw), *_said(options)
+            ),
             cancelled=lambda nonce: self._note("cancelled", nonce),
-            open=lambda nonce, raw, options: self._note("open", nonce, self.value(raw), *options),
+            open=lambda nonce, raw, options: self._note(
+                "open", nonce, self.value(raw), *_said(options)
+            ),
             item=lambda token, raw: self._note("item", token, self.value(raw)),
             granted=lambda nonce: self._note("granted", nonce),
             input=lambda nonce, raw: self._note("input", nonce, self.value(raw)),
@@ -158,6 +162,10 @@ class Recorder:
         self.events.append((name, *facts))
         if name in self.on:
             self.on[name](*facts)
+
+
+def _said(options: Options) -> tuple[float | None, bool]:
+    return options.deadline, options.progress
 
 
 def _of(welcome: Welcome) -> dict[str, Any]:

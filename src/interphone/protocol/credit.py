@@ -150,11 +150,16 @@ class Turnstile:
         """Whether a request may be sent now; if not it is held."""
         if self._room is None:
             return True
-        if self.held or not self._fits(len(body)):
-            self.held[nonce] = body
-            return False
-        self._let_in(nonce, len(body))
-        return True
+        size, under_way = len(body), self._under_way
+        # Hot path: `_fits` and `_let_in`, written out.
+        if not self.held and (
+            not under_way or (len(under_way) < self._room and self._bytes + size <= self._max_bytes)
+        ):
+            under_way[nonce] = size
+            self._bytes += size
+            return True
+        self.held[nonce] = body
+        return False
 
     def leave(self, nonce: object) -> Sequence[bytes]:
         """Note an answer; return the requests that may be sent for it."""

@@ -264,10 +264,12 @@ class Native:
     def __init__(self, codec: MessagePack) -> None:
         self.codec: Codec = codec
         self._encode = codec.encode
+        self._max_depth = codec.max_depth
 
     def read(self, body: bytes) -> Packet | None:
         """See `Dialect`."""
-        self.codec.check(body)
+        if len(body) > self._max_depth:  # else it cannot nest deeper
+            self.codec.check(body)
         try:
             packet = _native_packet(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:

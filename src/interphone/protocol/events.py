@@ -18,7 +18,7 @@ Role = Literal["client", "server"]
 Nonce = Any  # whatever the asker chose; echoed as it came
 
 
-class Options(NamedTuple):
+class Options(msgspec.Struct, frozen=True, gc=False):
     """What the asker of a request says about it.
 
     Attributes:
@@ -32,12 +32,12 @@ class Options(NamedTuple):
     @classmethod
     def read(cls, shown: object) -> Options:
         """Read the `o` of a packet; what makes no sense there is ignored."""
-        if not isinstance(shown, dict):
+        if type(shown) is not dict:
             return _NO_OPTIONS
-        seconds = shown.get("deadline")
-        if not isinstance(seconds, int | float) or not 0 < seconds < LONGEST:
-            seconds = None
-        return cls(None if seconds is None else float(seconds), shown.get("progress") is True)
+        seconds: Any = shown.get("deadline")
+        if type(seconds) not in (int, float) or not 0 < seconds < LONGEST:
+            return cls(None, shown.get("progress") is True)
+        return cls(float(seconds), shown.get("progress") is True)
 
 
 _NO_OPTIONS = Options()

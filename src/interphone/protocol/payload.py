@@ -90,7 +90,8 @@ class Json:
             encoded = _lenient_json_bytes(value)
         except Exception as exc:
             raise PayloadError(f"the value cannot be encoded: {exc}") from exc
-        check_json_depth(encoded, self.max_depth)
+        if len(encoded) > self.max_depth:  # else it cannot nest deeper
+            check_json_depth(encoded, self.max_depth)
         return encoded
 
     def decode(self, raw: Bytes, of: Any = Any) -> Any:
@@ -113,7 +114,8 @@ class Json:
 
     def check(self, body: bytes) -> None:
         """See `Codec`; the packet around the payload adds one level."""
-        check_json_depth(body, self.max_depth + 1)
+        if len(body) > self.max_depth:
+            check_json_depth(body, self.max_depth + 1)
 
 
 _encode_json = msgspec.json.Encoder().encode
@@ -227,7 +229,8 @@ class MessagePack:
             raise PayloadError("the value nests too deeply, or contains itself") from None
         except Exception as exc:
             raise PayloadError(f"the value cannot be encoded: {exc}") from exc
-        check_msgpack_depth(encoded, self.max_depth)
+        if len(encoded) > self.max_depth:  # else it cannot nest deeper
+            check_msgpack_depth(encoded, self.max_depth)
         return encoded
 
     def decode(self, raw: Bytes, of: Any = Any) -> Any:
@@ -250,7 +253,8 @@ class MessagePack:
 
     def check(self, body: bytes) -> None:
         """See `Codec`; the packet around the payload adds one level."""
-        check_msgpack_depth(body, self.max_depth + 1)
+        if len(body) > self.max_depth:
+            check_msgpack_depth(body, self.max_depth + 1)
 
 
 _encode_msgpack = msgspec.msgpack.Encoder().encode
@@ -426,10 +430,10 @@ _ROUND = bytes.maketrans(b"{}", b"[]")
 def check_json_depth(body: bytes, limit: int) -> None:
     """Raise `PayloadError` if `body` nests deeper than `limit`, whatever the stack is like.
 
-    Most bodies have fewer brackets in all than the limit, and cost one pass in C; the smallest
-    have fewer bytes. For the others strings are cut out and innermost pairs removed: each round is one level.
+    Most bodies have fewer brackets in all than the limit, and cost one pass in C. For the
+    others strings are cut out and innermost pairs removed: each round is one level.
     """
-    if len(body) <= limit or len(body) - len(body.translate(None, _OPENERS)) <= limit:
+    if len(body) - len(body.translate(None, _OPENERS)) <= limit:
         return
     brackets = _STRING.sub(b"", body).translate(_ROUND, _ONLY_BRACKETS)
     for _ in range(limit):
@@ -446,7 +450,7 @@ _MSGPACK_OPENERS = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 
 def check_msgpack_depth(body: bytes, limit: int) -> None:
     """The same for MessagePack; a body that is none is left to the decoder to refuse."""
-    if len(body) <= limit or len(body) - len(body.translate(None, _MSGPACK_OPENERS)) <= limit:
+    if len(body) - len(body.translate(None, _MSGPACK_OPENERS)) <= limit:
         return
     at, end, left = 0, len(body), [1]  # how many items each open container still lacks
     while at < end and left:

@@ -33,7 +33,7 @@ def tag(size: int) -> bytes:
 _TAGS = [tag(size) for size in range(_SHORT_TAGS)]
 
 
-class Pending(msgspec.Struct):
+class Pending(msgspec.Struct, gc=False):
     """A request of ours that waits: what to give back, until when, and for which answer."""
 
     token: object
