@@ -390,7 +390,7 @@ class Peer:
             named: Parameters by name, for a method given by name.
             items: What the method reads; without it `Stream.send` sends them one by one.
             of: Type of the items that come; a contract knows it.
-            window: How many items (or 4 KiB of them each) may come ahead of the reader.
+            window: How many items (or 1 KiB of them each) may come ahead of the reader.
             timeout: Seconds for the whole stream; by default there is no limit.
             kwargs: Parameters by name, for a contract.
         """

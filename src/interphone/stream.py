@@ -20,7 +20,7 @@ import msgspec
 
 from .connection import Connection
 from .errors import LocalProtocolError, StreamClosed
-from .protocol.credit import MAX_WINDOW
+from .protocol.credit import MAX_WINDOW, UNIT
 from .protocol.events import Nonce
 from .protocol.payload import Codec
 from .protocol.session import Session
@@ -30,7 +30,10 @@ __all__ = ["WINDOW", "BlockingSource", "Line", "Sink", "Source", "Stream", "chec
 T = TypeVar("T")
 
 WINDOW = 256
-"""Credit of one direction of a stream unless told otherwise: items, or 4 KiB of them each."""
+"""Credit of one direction of a stream unless told otherwise: items, or 1 KiB of them each."""
+
+BURST = 16
+"""Items (or KiB) that one stream sends or reads before others have a turn: calls, other streams."""
 
 
 def check_window(window: int) -> None:
@@ -53,6 +56,7 @@ class Source(Generic[T]):
         self._of = of
         self._taken = taken
         self._queue: deque[msgspec.Raw] = deque()
+        self._burst = 0
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
         self._error: Exception | None = None
@@ -83,12 +87,16 @@ class Source(Generic[T]):
 
     async def __anext__(self) -> T:
         """Wait for the next item. Cancelling is safe: none is lost."""
+        if self._burst >= BURST:
+            self._burst = 0
+            await asyncio.sleep(0)
         while not self._queue:
             if self._ended:
                 error, self._error = self._error, None
                 raise error or StopAsyncIteration
             await self.wait()
         raw = self._queue.popleft()
+        self._burst += 1 + len(raw) // UNIT
         self._taken(len(raw))
         item: T = self._codec.decode(raw, self._of)
         return item
@@ -142,6 +150,7 @@ class Sink:
         self._connection = connection
         self._codec = codec
         self._offer = offer
+        self._burst = 0
         self._more = asyncio.Event()
         self._closed: str | None = None
 
@@ -156,6 +165,9 @@ class Sink:
             MessageTooBig: It is over the limit.
         """
         payload = self._codec.encode(item)
+        if self._burst >= BURST:
+            self._burst = 0
+            await asyncio.sleep(0)
         self._check()
         if self._connection.crowded():
             await self._connection.writable()
@@ -164,6 +176,7 @@ class Sink:
             self._more.clear()
             await self._more.wait()
             self._check()
+        self._burst += 1 + len(payload) // UNIT
         self._connection.flush_soon()
 
     def _check(self) -> None:
@@ -198,7 +211,7 @@ class Stream(Generic[T]):
     `items`; what it returns besides is `result`. Leaving ``async with`` early cancels it.
 
     Attributes:
-        window: Credit the other end has: so many items, or 4 KiB of them each, come ahead.
+        window: Credit the other end has: so many items, or 1 KiB of them each, come ahead.
     """
 
     def __init__(

@@ -123,13 +123,9 @@ class Recorder:
             goodbye=self._goodbye,
             unreadable=lambda error: self._error("unreadable", error),
             violated=lambda error: self._error("violated", error),
-            call=lambda nonce, raw, options: self._note(
-                "call", nonce, self.value(raw), *_said(options)
-            ),
+            call=lambda *facts: self._asked("call", *facts),
             cancelled=lambda nonce: self._note("cancelled", nonce),
-            open=lambda nonce, raw, options: self._note(
-                "open", nonce, self.value(raw), *_said(options)
-            ),
+            open=lambda *facts: self._asked("open", *facts),
             item=lambda token, raw: self._note("item", token, self.value(raw)),
             granted=lambda nonce: self._note("granted", nonce),
             input=lambda nonce, raw: self._note("input", nonce, self.value(raw)),
@@ -145,6 +141,9 @@ class Recorder:
             return self.session.codec.decode(raw)
         except PayloadError:
             return PayloadError
+
+    def _asked(self, name: str, nonce: Any, raw: msgspec.Raw, options: Options) -> None:
+        self._note(name, nonce, self.value(raw), options.deadline, options.progress)
 
     def _hello(self, hello: Hello) -> None:
         self._note("hello", self.value(hello.extras), hello.id)
@@ -162,10 +161,6 @@ class Recorder:
         self.events.append((name, *facts))
         if name in self.on:
             self.on[name](*facts)
-
-
-def _said(options: Options) -> tuple[float | None, bool]:
-    return options.deadline, options.progress
 
 
 def _of(welcome: Welcome) -> dict[str, Any]:

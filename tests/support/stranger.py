@@ -14,16 +14,16 @@ from typing import Any
 KEYS = ("t", "n", "d", "k", "e", "o")  # a native packet, in order
 ABSENT = object()
 
-NUMBERS = {
-    **{0xCA: ">f", 0xCB: ">d", 0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q"},
-    **{0xD0: ">b", 0xD1: ">h", 0xD2: ">i", 0xD3: ">q"},
-}
-SIZED = {  # lead byte: (form of the size, what it is)
-    **{0xC4: (">B", "bin"), 0xC5: (">H", "bin"), 0xC6: (">I", "bin")},
-    **{0xC7: (">B", "ext"), 0xC8: (">H", "ext"), 0xC9: (">I", "ext")},
-    **{0xD9: (">B", "str"), 0xDA: (">H", "str"), 0xDB: (">I", "str")},
-    **{0xDC: (">H", "array"), 0xDD: (">I", "array"), 0xDE: (">H", "map"), 0xDF: (">I", "map")},
-}
+FLOATS = {0xCA: ">f", 0xCB: ">d"}
+UNSIGNED = {0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q"}
+SIGNED = {0xD0: ">b", 0xD1: ">h", 0xD2: ">i", 0xD3: ">q"}
+NUMBERS = FLOATS | UNSIGNED | SIGNED
+SIZES = {1: ">B", 2: ">H", 4: ">I"}
+SIZED = {  # lead byte: (bytes of the size, what it is)
+    lead + step: (1 << step, what)
+    for lead, what in ((0xC4, "bin"), (0xC7, "ext"), (0xD9, "str"))
+    for step in range(3)
+} | {0xDC: (2, "array"), 0xDD: (4, "array"), 0xDE: (2, "map"), 0xDF: (4, "map")}
 
 
 def packets(data: bytes, *, from_client: bool) -> Iterator[dict[str, Any]]:
@@ -83,9 +83,9 @@ def value(data: bytes, at: int) -> tuple[Any, int]:
         (number,) = struct.unpack_from(NUMBERS[lead], data, at)
         return number, at + struct.calcsize(NUMBERS[lead])
     if lead in SIZED:
-        form, what = SIZED[lead]
-        (size,) = struct.unpack_from(form, data, at)
-        return some(what, size, data, at + struct.calcsize(form))
+        width, what = SIZED[lead]
+        (size,) = struct.unpack_from(SIZES[width], data, at)
+        return some(what, size, data, at + width)
     if 0xD4 <= lead <= 0xD8:
         return some("ext", 1 << (lead - 0xD4), data, at)
     raise ValueError(f"no MessagePack: {lead:#x}")

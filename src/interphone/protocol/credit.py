@@ -5,7 +5,7 @@ for, and a slow stream holds up nothing but itself. Requests cost credit, so tha
 end need not stop reading when it has enough to do.
 
 Both ends of a stream keep the same book about one direction of it. What an item costs is
-known to both: one unit, and one more for every 4 KiB of its payload, but never more than
+known to both: one unit, and one more for every KiB of its payload, but never more than
 half of the window. An item of any size can therefore be sent once everything before it has
 been taken.
 """
@@ -18,7 +18,7 @@ from ..errors import RemoteProtocolError
 
 __all__ = ["MAX_WINDOW", "UNIT", "Credit", "Guests", "Turnstile"]
 
-UNIT = 4096  # bytes of payload that one more unit of credit is asked for
+UNIT = 1024  # bytes of payload that one more unit of credit is asked for
 MAX_WINDOW = 1 << 20
 
 
