@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from inspect import iscoroutine
 from typing import Any
@@ -18,7 +19,13 @@ import msgspec
 
 from .connection import Connection
 from .deadlines import set_deadline
-from .errors import InvalidParams, MessageTooBig, MethodNotFound, PayloadError, RemoteError
+from .errors import (
+    ConnectionLost,
+    InvalidParams,
+    MessageTooBig,
+    MethodNotFound,
+    PayloadError,
+)
 from .handlers import PASS, Handler, Handlers
 from .protocol.events import Nonce
 from .protocol.messages import Asked, Failure, failure_of
@@ -43,6 +50,7 @@ class Inbox:
         handlers: Handlers,
         told: tuple[object, ...],
         report: Callable[[Exception], None],
+        raised: Callable[[Exception], None],
         make_call: Callable[[], object],
     ) -> None:
         self.inflight = 0
@@ -51,6 +59,7 @@ class Inbox:
         self._handlers = handlers
         self._told = told
         self._report = report
+        self._raised = raised
         self._make_call = make_call
         self._connection: Connection | None = None
         self._held = 0  # bytes under way
@@ -187,8 +196,8 @@ class Inbox:
             return False  # the long way says why
         try:
             result = handler.function(*self._told, data)
-        except Exception as exc:
-            self.fail(nonce, failure_of(exc), exc)
+        except BaseException as exc:
+            self._explain(nonce, exc)
             return True
         if result is PASS or iscoroutine(result):
             self._answer_later(nonce, raw, self._ask_handlers(raw, result), None, loose=result)
@@ -211,6 +220,7 @@ class Inbox:
         answer = self._handlers.tasks.start(self._answer(nonce, work, deadline, envelope))
 
         def ended(task: asyncio.Task[None]) -> None:
+            task.cancelled() or task.exception()  # a KeyboardInterrupt ends the program anyway
             self._answers.pop(task, None)
             self._let_go(raw)
             for coroutine in (work, loose):
@@ -238,20 +248,18 @@ class Inbox:
             set_deadline(deadline)
         try:
             result = await work
-            if self._connection is not None and self._connection.crowded():
-                await self._connection.writable()
         except _NotTaken as exc:
             self.fail(nonce, exc.failure, exc.error, envelope=envelope)
-        except SystemExit as exc:  # the handler's wish is not the server's
-            self.fail(nonce, Failure("failed", str(exc), "SystemExit"), envelope=envelope)
-        except asyncio.CancelledError:
-            if task.cancelling():
+        except GeneratorExit:  # the loop is thrown away
+            raise
+        except BaseException as exc:
+            if isinstance(exc, asyncio.CancelledError) and task.cancelling():
                 raise
-            failure = Failure("failed", "the handler was cancelled", "CancelledError")
-            self.fail(nonce, failure, envelope=envelope)
-        except Exception as exc:
-            self.fail(nonce, failure_of(exc), exc, envelope=envelope)
+            self._explain(nonce, exc, envelope)
         else:
+            if self._connection is not None and self._connection.crowded():
+                with suppress(ConnectionLost):  # then the answer is dropped, and counted
+                    await self._connection.writable()
             self.respond(nonce, envelope.result(result) if envelope else result)
 
     async def _ask_handlers(self, raw: msgspec.Raw, first: object = None) -> object:
@@ -281,11 +289,22 @@ class Inbox:
             asked = self._codec.decode(raw, Asked)
         except PayloadError as exc:
             raise _NotTaken(Failure("invalid", f"no call: {exc}"), exc) from exc
-        return await self._run_method(asked.method, asked.params, asked.named)
+        builtin = self._builtin(asked.method) if asked.method.startswith("$") else None
+        return await self._run_method(asked.method, asked.params, asked.named, builtin)
 
-    async def _run_method(self, name: str, params: msgspec.Raw, named: msgspec.Raw) -> object:
+    def _builtin(self, name: str) -> Any:
+        """The library's own method of that name; None if there is none."""
+        method = self._handlers.builtins.get(name)
+        if method is not None and not (self._connection and self._connection.same_owner):
+            why = f"{name} is only for ends that the system says are of the same user"
+            raise _NotTaken(Failure("unsupported", why))
+        return method
+
+    async def _run_method(
+        self, name: str, params: msgspec.Raw, named: msgspec.Raw, method: Any = None
+    ) -> object:
         try:
-            method = self._handlers.methods.get(name)
+            method = method or self._handlers.methods.get(name)
             args, kwargs = method.bind(self._codec, params, named, self._make_call())
         except MethodNotFound as exc:
             facts: dict[str, object] = {"method": exc.method, "nearest": exc.nearest}
@@ -298,8 +317,12 @@ class Inbox:
         if method.limit is not None and running >= method.limit:
             raise _NotTaken(Failure("overloaded", f"{name} runs {running} times already"))
         all_running[name] = running + 1
+        method.calls += 1
         try:
             return await method.handler.run(self._handlers.tasks, args, kwargs)
+        except Exception:
+            method.failures += 1
+            raise
         finally:
             all_running[name] -= 1
 
@@ -312,6 +335,20 @@ class Inbox:
         else:
             self._flush()
 
+    def _explain(
+        self, nonce: Nonce, error: BaseException, envelope: Envelope | None = None
+    ) -> None:
+        """Answer for a handler that raised; this side hears of it unless it was an answer.
+
+        `SystemExit` is the handler's wish, not the server's. `KeyboardInterrupt` is the user's.
+        """
+        failure, fault = self._handlers.errors.told(self._codec, error)
+        if fault is not None:
+            self._raised(fault)
+        self.fail(nonce, failure, envelope=envelope)
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+
     def fail(
         self,
         nonce: Nonce,
@@ -320,16 +357,23 @@ class Inbox:
         *,
         envelope: Envelope | None = None,
     ) -> None:
-        """Tell the asker why there is no answer; tell this side, too, unless it was meant so."""
-        if error is not None and not isinstance(error, RemoteError):
+        """Tell the asker why there is no answer; tell this side of the error, if there is one."""
+        if error is not None:
             self._report(error)
-        try:
-            self._session.fail(nonce, failure, id=envelope.id if envelope else ABSENT)
-        except (PayloadError, MessageTooBig):  # its message or data cannot go over
-            self._session.fail(
-                nonce, Failure(failure.code, "an error that cannot be sent", failure.kind)
-            )
+        self._put_failure(nonce, failure, envelope.id if envelope else ABSENT)
         self._flush()
+
+    def _put_failure(self, nonce: Nonce, failure: Failure, id: msgspec.Raw) -> None:
+        *lesser, least = failure.lesser()
+        for each in (failure, *lesser):
+            try:
+                self._session.fail(nonce, each, id=id)
+            except (PayloadError, MessageTooBig) as exc:
+                if each is failure and failure.data is not None:  # which its author wants to know
+                    self._report(exc)
+            else:
+                return
+        self._session.fail(nonce, least)
 
     def _flush(self) -> None:
         if self._connection is not None:

@@ -28,7 +28,17 @@ from .errors import InvalidParams, MethodNotFound, PayloadError
 from .handlers import Handler, Place
 from .protocol.payload import Codec
 
-__all__ = ["Contract", "Implements", "Method", "Methods", "Param", "check_name", "contract"]
+__all__ = [
+    "Contract",
+    "Implements",
+    "Kind",
+    "Method",
+    "Methods",
+    "Param",
+    "check_decodable",
+    "check_name",
+    "contract",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -139,6 +149,8 @@ class Method:
         injects: Name of the parameter that is given the call itself, or None.
         params: Its other parameters.
         returns: Its return annotation; Any if it has none.
+        calls: How often it was run.
+        failures: How often it raised, also on purpose.
     """
 
     def __init__(
@@ -163,8 +175,10 @@ class Method:
         self.injects, self._inject_at, signature = _without_call(signature, call_type, label)
         self.params = _params_of(signature, label)
         self.returns = signature.return_annotation
+        self.calls = 0
+        self.failures = 0
         for param in self.params:
-            _check_decodable(param, label)
+            check_decodable(param, label)
         self._prepare()
 
     def __repr__(self) -> str:
@@ -429,7 +443,8 @@ def _is_union(annotation: object) -> bool:
     return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
-def _check_decodable(param: Param, label: str) -> None:
+def check_decodable(param: Param, label: str) -> None:
+    """Raise `ValueError` if no value of its type can come over the wire."""
     try:
         hash(param.type)
         msgspec.json.Decoder(param.type)

@@ -22,6 +22,7 @@ from .errors import (
     ConnectionLost,
     InterphoneError,
     PayloadError,
+    RemoteError,
     RequestTimeout,
     Unsupported,
 )
@@ -55,6 +56,7 @@ class PeerEvents(NamedTuple):
     publish: Callable[[Peer, Nonce, str, msgspec.Raw, msgspec.Raw], None]
     publication: Callable[[Peer, str, msgspec.Raw], None]
     report: Callable[[Peer, Exception], None]
+    raised: Callable[[Peer, Exception], None]
     lost: Callable[[Peer, InterphoneError], None]
 
 
@@ -80,7 +82,12 @@ class Peer:
         self._session = session
         told: tuple[object, ...] = (self,) if handlers.told else ()
         self.inbox = Inbox(
-            session, handlers, told, partial(events.report, self), partial(Call, self)
+            session,
+            handlers,
+            told,
+            partial(events.report, self),
+            partial(events.raised, self),
+            partial(Call, self),
         )
         self._react = Reactions(
             hello=partial(events.hello, self),
@@ -199,7 +206,7 @@ class Peer:
             timeout: Seconds to wait; None waits without limit.
 
         Raises:
-            RemoteError: The handler raised.
+            RemoteError: The handler raised; what is declared here is raised as itself.
             Unhandled: Nobody there takes this request.
             RequestTimeout: No answer in time.
             Overloaded: Too many requests wait for an answer; it was not sent.
@@ -213,7 +220,16 @@ class Peer:
         payload = await self.ready_to_send(data, timeout)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         nonce = self._session.request(payload, answer, now=self._loop.time(), timeout=timeout)
-        return self._result(await self._answer_to(nonce, answer), returns)
+        try:
+            raw = await self._answer_to(nonce, answer)
+        except RemoteError as exc:
+            raise self._own(exc) from None
+        return self._result(raw, returns)
+
+    def _own(self, error: RemoteError) -> Exception:
+        """What a handler at the other end raised, as itself if it is declared here."""
+        own: Exception = self._handlers.errors.own(self._session.codec, error)
+        return own
 
     def _result(self, raw: msgspec.Raw, returns: Any) -> Any:
         try:
@@ -261,7 +277,7 @@ class Peer:
         Raises:
             MethodNotFound: There is no such method.
             InvalidParams: The parameters do not fit it; its handler did not run.
-            RemoteError: The handler raised.
+            RemoteError: The handler raised; what is declared here is raised as itself.
             Unsupported: A Node end has no methods.
             Everything `request` raises.
         """
@@ -287,7 +303,11 @@ class Peer:
         payload = await self.ready_to_send(asked | {"named": named} if named else asked, timeout)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         nonce = self._session.call(payload, answer, now=self._loop.time(), timeout=timeout)
-        return self._result(await self._answer_to(nonce, answer), returns)
+        try:
+            raw = await self._answer_to(nonce, answer)
+        except RemoteError as exc:
+            raise self._own(exc) from None
+        return self._result(raw, returns)
 
     def within(self, timeout: float | None) -> Within:
         """Calls that wait so many seconds: ``await peer.within(2).call(get_user, 7)``."""

@@ -120,7 +120,11 @@ def test_request_refused_by_a_closing_peer_was_not_sent() -> None:
 
 
 def test_codes_towards_node_are_those_of_json_rpc_or_of_its_range_for_servers() -> None:
-    shared = {"unhandled": "method-not-found", "invalid": "invalid-params"}
+    shared = {
+        "unhandled": "method-not-found",
+        "invalid": "invalid-params",
+        "declared": "failed",
+    }
 
     own = {word: code for word, code in NODE_CODES.items() if word not in shared}
 

@@ -674,7 +674,8 @@ class Session:
         if self.state not in (State.OPEN, State.DRAINING):
             self.counts.unsendable += 1
         elif self.interphone:
-            self._put(self._dialect.packet(RESPONSE, ABSENT, nonce, failure=failure))
+            told = failure if "errors" in self.can else failure.plain()
+            self._put(self._dialect.packet(RESPONSE, ABSENT, nonce, failure=told))
         else:
             error = {
                 "code": NODE_CODES[failure.code],
