@@ -476,6 +476,7 @@ class Opaque:
         (InterphoneError, "own"),
         (with_init(lambda self, *args: None), "no name on the wire"),
         (with_init(lambda self, **named: None), "no name on the wire"),
+        (with_init(lambda self, args: None), "name it otherwise"),
     ],
 )
 def test_what_cannot_be_declared_is_refused(what, why):

@@ -348,6 +348,14 @@ def test_notes_are_bounded_in_number_and_size():
     assert notes[-1] == f"… and {100 - MAX_NOTES + 1} more notes"
 
 
+def test_notes_at_the_bounds_go_over_whole():
+    error = ValueError()
+    for _ in range(MAX_NOTES):
+        error.add_note("x" * MAX_NOTE)
+
+    assert failure_of(error).notes == ("x" * MAX_NOTE,) * MAX_NOTES
+
+
 def test_notes_that_came_are_bounded_again():
     error = RemoteError("x")
 

@@ -240,6 +240,8 @@ def _fields_of(of: type[Exception]) -> tuple[_Field, ...]:
         if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
             raise ValueError(f"{label}: '{each}' has no name on the wire: name what may be given")
         attribute = named_otherwise.get(each.name, each.name)
+        if hasattr(BaseException, attribute):
+            raise ValueError(f"{label}: every exception has {attribute!r}: name it otherwise")
         hint = hints.get(each.name, hints.get(attribute))
         if hint is None and each.annotation is not each.empty:
             raise ValueError(f"{label}: the annotation {each.annotation!r} cannot be resolved")
