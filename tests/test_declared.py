@@ -361,6 +361,17 @@ def test_init_that_refuses_its_fields_leaves_a_remote_error():
     assert declared(Strict).own(Json(), came) is came
 
 
+def test_class_that_makes_something_else_leaves_a_remote_error():
+    class Fickle(Exception):
+        def __new__(cls, n: int = 0) -> Any:
+            return KeyError(n) if n else super().__new__(cls)
+
+    came = RemoteError("x", kind="Fickle", data=[1])
+    came.declared = True
+
+    assert declared(Fickle).own(Json(), came) is came
+
+
 def test_newer_end_may_have_more_fields_and_an_older_one_fewer_with_defaults():
     class Ours(Exception):
         def __init__(self, a: int, b: int = 2) -> None:
