@@ -813,7 +813,8 @@ def test_publish_that_waits_for_room_keeps_its_timeout(run, address):
     async def main() -> None:
         server = Server(address)
         async with meeting(server) as client:
-            server.pause()
+            (peer,) = server.peers.values()
+            peer.connection.stop_reading("test")
             first = asyncio.ensure_future(
                 raised_by(client.publish("a", "x" * 400_000, timeout=0.1))
             )
@@ -822,7 +823,7 @@ def test_publish_that_waits_for_room_keeps_its_timeout(run, address):
             assert isinstance(error, RequestTimeout)
             assert error.delivery == "not_sent"
             assert isinstance(await first, RequestTimeout)
-            server.resume()
+            peer.connection.go_on_reading("test")
 
     run(main())
 

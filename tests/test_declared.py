@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -482,6 +483,7 @@ class Opaque:
         (int, "no class of exceptions"),
         (7, "no class of exceptions"),
         (StopIteration, "StopIteration"),
+        (StopAsyncIteration, "StopAsyncIteration"),
         (RemoteError, "own"),
         (RequestTimeout, "own"),
         (InterphoneError, "own"),
@@ -575,3 +577,43 @@ def with_call() -> type[Exception]:
         def __init__(self, call: Call) -> None: ...
 
     return Asks
+
+
+# Streams
+
+
+@both
+def test_stream_ends_with_the_declared_exception_behind_its_items(run, address, dialect):
+    async def main() -> None:
+        server = Server(address)
+        server.error(NoSuchUser)
+
+        @server.method
+        async def users() -> AsyncIterator[int]:
+            yield 1
+            raise NoSuchUser(7, "Ada")
+
+        @server.method
+        async def count(numbers: AsyncIterator[int]) -> int:
+            async for _ in numbers:
+                raise NoSuchUser(8)
+            return 0
+
+        async with meeting(server, dialect=dialect) as client:
+            for declare in (False, True):
+                if declare:
+                    client.error(NoSuchUser)
+                async with client.stream("users", of=int) as stream:
+                    assert await anext(stream) == 1
+                    got = await raised_by(anext(stream))
+                async with client.stream("count", items=[1]) as stream:
+                    too = await raised_by(stream.result())
+                if declare:
+                    assert isinstance(got, NoSuchUser)
+                    assert isinstance(too, NoSuchUser)
+                    assert (got.id, too.id) == (7, 8)
+                else:
+                    assert type(got) is type(too) is RemoteError
+                    assert got.declared
+
+    run(main())

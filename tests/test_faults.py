@@ -8,7 +8,7 @@ import logging
 import pickle
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -96,6 +96,29 @@ def by_request_inline(server: Server, fault: Callable[[], None]) -> Any:
     return lambda client: client.request(1)
 
 
+def by_stream_on_the_loop(server: Server, fault: Callable[[], None]) -> Any:
+    @server.method
+    async def fail() -> AsyncIterator[int]:
+        fault()
+        yield 1
+
+    return _first_of_stream
+
+
+def by_stream_in_a_thread(server: Server, fault: Callable[[], None]) -> Any:
+    @server.method
+    def fail() -> Iterator[int]:
+        fault()
+        yield 1
+
+    return _first_of_stream
+
+
+async def _first_of_stream(client: Client) -> object:
+    async with client.stream("fail") as stream:
+        return await anext(stream)
+
+
 WAYS = [
     by_call_on_the_loop,
     by_call_in_a_thread,
@@ -103,6 +126,8 @@ WAYS = [
     by_request_on_the_loop,
     by_request_in_a_thread,
     by_request_inline,
+    by_stream_on_the_loop,
+    by_stream_in_a_thread,
 ]
 every_way = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -109,6 +110,11 @@ def test_description_tells_what_may_be_called(run, address, dialect):
         def odd(value: object = None) -> Opaque:
             return Opaque()
 
+        @server.method
+        async def sums(numbers: AsyncIterator[float]) -> AsyncIterator[int]:
+            async for number in numbers:
+                yield int(number)
+
         @server.error
         class Lent(Exception):
             pass
@@ -121,7 +127,9 @@ def test_description_tells_what_may_be_called(run, address, dialect):
             described = await client.call("$describe", returns=Description)
         assert described.errors == ("Lent",)
         assert described.topics == ("a", "b", "c")
-        lending, oddly, uppering = described.methods
+        lending, oddly, summing, uppering = described.methods
+        assert (summing.stream, summing.returns, summing.reads) == (True, "int", "float")
+        assert (summing.returns_schema, summing.params) == ({"type": "integer"}, ())
         assert (lending.name, lending.doc, lending.limit) == ("lend", "Lend a book.", 3)
         assert (lending.place, lending.stream) == ("loop", False)
         assert [(p.name, p.required, p.kind) for p in lending.params] == [
@@ -174,6 +182,11 @@ def test_stats_count_what_happens(run, address, dialect):
             elif how == "fail":
                 raise RemoteError("no")
 
+        @server.method
+        async def pieces() -> AsyncIterator[int]:
+            yield 1
+            raise RemoteError("no more")
+
         async with meeting(server, dialect=dialect) as client:
             await client.call("work", "well")
             assert isinstance(await raised_by(client.call("work", "fail")), RemoteError)
@@ -181,8 +194,14 @@ def test_stats_count_what_happens(run, address, dialect):
             waiting = asyncio.ensure_future(client.call("work", "wait"))
             await started.wait()
             await client.send("nobody listens")
+            async with client.stream("pieces") as pieces:
+                assert await anext(pieces) == 1
+                assert isinstance(await raised_by(anext(pieces)), RemoteError)
             stats = await client.call("$stats", returns=Stats)
-            assert stats.methods == (MethodStats(name="work", calls=3, failures=1, running=1),)
+            assert stats.methods == (
+                MethodStats(name="pieces", calls=1, failures=1, running=0),
+                MethodStats(name="work", calls=3, failures=1, running=1),
+            )
             assert (stats.peers, stats.inflight, stats.pending) == (1, 2, 0)
             assert (stats.unheard, stats.backlog, stats.evicted) == (1, 0, 0)
             assert stats.publications_dropped == 0
@@ -190,7 +209,7 @@ def test_stats_count_what_happens(run, address, dialect):
             gate.set()
             await waiting
             later = await client.call("$stats", returns=Stats)
-            assert later.methods[0].running == 0
+            assert [method.running for method in later.methods] == [0, 0]
 
     run(main())
 

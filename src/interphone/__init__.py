@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         RemoteProtocolError,
         RequestError,
         RequestTimeout,
+        StreamClosed,
         TopicError,
         Unhandled,
         Unsupported,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from .peer import Call, Peer
     from .run import run
     from .server import Outcome, Server
+    from .stream import Stream
     from .subscription import Gap, Publication, Receipt, Subscription
 
 _HOMES = {
@@ -103,6 +105,7 @@ _HOMES = {
         "RemoteProtocolError",
         "RequestError",
         "RequestTimeout",
+        "StreamClosed",
         "TopicError",
         "Unhandled",
         "Unsupported",
@@ -122,6 +125,7 @@ _HOMES = {
     "peer": ("Call", "Peer"),
     "run": ("run",),
     "server": ("Outcome", "Server"),
+    "stream": ("Stream",),
     "subscription": ("Gap", "Publication", "Receipt", "Subscription"),
 }
 
@@ -172,6 +176,8 @@ __all__ = [
     "Server",
     "Stats",
     "Status",
+    "Stream",
+    "StreamClosed",
     "Subscription",
     "TcpAddress",
     "TopicError",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import IntEnum
 from time import perf_counter
@@ -43,11 +43,23 @@ from .hooks import Hook
 from .introspection import Introspection, Sources
 from .limits import Limits
 from .methods import Contract, Methods
-from .peer import DEFAULT_TIMEOUT, Call, Peer, PeerEvents, Within, reason_of
+from .peer import (
+    DEFAULT_TIMEOUT,
+    Call,
+    Items,
+    Peer,
+    PeerEvents,
+    Within,
+    as_named,
+    open_named,
+    reason_of,
+)
+from .protocol.events import Nonce
 from .protocol.messages import Welcome
 from .protocol.payload import Json
 from .protocol.session import Session
 from .protocol.upgrade import NAMES
+from .stream import Line, Stream
 from .subscription import (
     MAX_QUEUE,
     Gap,
@@ -256,7 +268,7 @@ class Client:
             self._fail_waiting()
             raise
         # Handlers that the caller registers right after this await hear the first messages, too.
-        asyncio.get_running_loop().call_soon(peer.inbox.release)
+        asyncio.get_running_loop().call_soon(peer.inbox.release, "connecting")
         return self
 
     async def _within(self, timeout: float | None, effort: asyncio.Task[Peer]) -> Peer:
@@ -373,7 +385,7 @@ class Client:
         loop = asyncio.get_running_loop()
         session = Session("client", now=loop.time(), **self._options)  # type: ignore[arg-type]  # the dict of its options
         peer = self._trying = Peer(self._events, self._handlers, session)
-        peer.inbox.defer()
+        peer.inbox.defer("connecting")
         payload = None if self._payload is None else session.codec.encode(self._payload)
         session.open(payload, id=self.id, upgrade_to=self._upgrade)
         self._answer = loop.create_future()
@@ -462,7 +474,7 @@ class Client:
             if self._attempts == self._backoff.attempts:
                 raise error
             await self._pause_before_retry(error)
-            (await self._establish()).inbox.release()
+            (await self._establish()).inbox.release("connecting")
         except InterphoneError as exc:
             self._report(exc)
             self._finish(exc if isinstance(exc, ConnectionLost) else ConnectionLost(exc))
@@ -565,43 +577,91 @@ class Client:
         self,
         method: str,
         *params: object,
-        named: Mapping[str, object] | None = None,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
         returns: type[T],
-        timeout: float | None = DEFAULT_TIMEOUT,
+        timeout: float | None = ...,
+        on_progress: Callable[[Any], object] | None = ...,
     ) -> T: ...
     @overload
     async def call(
         self,
         method: str,
         *params: object,
-        named: Mapping[str, object] | None = None,
-        returns: Any = Any,
-        timeout: float | None = DEFAULT_TIMEOUT,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
+        returns: Any = ...,
+        timeout: float | None = ...,
+        on_progress: Callable[[Any], object] | None = ...,
     ) -> Any: ...
     @overload
     async def call(self, method: Contract[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
     async def call(self, method: Any, *params: Any, **kwargs: Any) -> Any:
         """As `Peer.call`; the time until there is a connection counts, too."""
-        if isinstance(method, Contract):
-            positional, named = method.split(*params, **kwargs)
-            return await self._call(method.name, positional, named, returns=method.returns)
-        return await self._call(method, params, **kwargs)
+        return await self._call(**as_named(method, params, kwargs))
 
     async def _call(
         self,
         method: str,
         params: Sequence[object],
-        named: Mapping[str, object] | None = None,
         *,
-        returns: Any = Any,
         timeout: float | None = DEFAULT_TIMEOUT,
+        **options: Any,
     ) -> Any:
         peer, timeout = await self._standing_within(timeout)
-        return await peer.call_named(method, params, named, returns=returns, timeout=timeout)
+        return await peer.call_named(method, params, timeout=timeout, **options)
 
-    def within(self, timeout: float | None) -> Within:
+    @overload
+    def stream(
+        self,
+        method: str,
+        *params: object,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
+        of: type[T],
+        window: int = ...,
+        timeout: float | None = ...,
+    ) -> Stream[T]: ...
+    @overload
+    def stream(
+        self,
+        method: str,
+        *params: object,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
+        of: Any = ...,
+        window: int = ...,
+        timeout: float | None = ...,
+    ) -> Stream[Any]: ...
+    @overload
+    def stream(
+        self, method: Contract[P, AsyncIterator[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[T]: ...
+    def stream(self, method: Any, *params: Any, **kwargs: Any) -> Stream[Any]:
+        """As `Peer.stream`. Entering it waits up to 10 s for a connection; it ends with it."""
+        return open_named(self._open_stream, method, params, kwargs)
+
+    async def _open_stream(
+        self,
+        method: str,
+        params: Sequence[object],
+        named: Mapping[str, object] | None,
+        timeout: float | None,
+        stream: Stream[Any],
+    ) -> tuple[Line, Nonce]:
+        peer = self._peer
+        if peer is None:
+            started = perf_counter()
+            peer = await self._standing(DEFAULT_TIMEOUT if timeout is None else timeout)
+            if timeout is not None:
+                timeout -= perf_counter() - started
+        return await peer.open_stream(method, params, named, timeout, stream)
+
+    def within(
+        self, timeout: float | None, *, on_progress: Callable[[Any], object] | None = None
+    ) -> Within:
         """Calls that wait so many seconds: ``await client.within(2).call(get_user, 7)``."""
-        return Within(self._call, timeout)
+        return Within(self._call, self._open_stream, timeout, on_progress)
 
     async def _standing_within(self, timeout: float | None) -> tuple[Peer, float | None]:
         """The peer, once there is one, and what is left of the timeout."""

@@ -155,7 +155,7 @@ def _check(name: str, of: object) -> None:
         raise ValueError(f"the name of an error has 1 to {MAX_NAME} bytes: {name[:40]!r}")
     if of is Exception:
         raise ValueError("every exception is an Exception: declare those you mean")
-    if issubclass(of, StopIteration):
+    if issubclass(of, StopIteration | StopAsyncIteration):
         raise ValueError(f"no coroutine can raise {of.__name__}")
     if of.__module__ == InterphoneError.__module__:
         raise ValueError(f"{of.__name__} is interphone's own, and means something else here")

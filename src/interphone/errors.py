@@ -24,6 +24,7 @@
     ├── TopicError(ValueError)                a name that cannot be a topic
     ├── PayloadError(ValueError)              a value with no form on the wire, or of a wrong type
     ├── Unsupported                           the other end cannot do that
+    ├── StreamClosed                          nobody reads the stream any more
     └── Overflow                              a subscriber was too slow; .topic, .dropped
 
 Every failure to send has `delivery`: ``"not_sent"`` when no byte of it can have
@@ -60,6 +61,7 @@ __all__ = [
     "RemoteProtocolError",
     "RequestError",
     "RequestTimeout",
+    "StreamClosed",
     "TopicError",
     "Unhandled",
     "Unsupported",
@@ -376,6 +378,10 @@ class PayloadError(InterphoneError, ValueError):
 
 class Unsupported(InterphoneError):
     """The other end cannot do what was asked of it."""
+
+
+class StreamClosed(InterphoneError):
+    """Nothing can be sent on the stream any more, or it was closed by this side."""
 
 
 class Overflow(InterphoneError):

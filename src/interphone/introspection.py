@@ -93,11 +93,13 @@ class MethodDescription(msgspec.Struct, frozen=True, kw_only=True):
         name: Its name.
         doc: Its docstring.
         params: What it takes.
-        returns: The annotation of its result, as text.
-        returns_schema: The JSON schema of its result; None if there is none.
+        returns: The type of its result, or of each piece if it streams, as text.
+        returns_schema: The JSON schema of that; None if there is none.
         place: Where it runs: "loop", "thread" or "inline".
         limit: How many calls of it may be under way; None: any number.
         stream: Whether it yields its answer piece by piece.
+        reads: The type of the items that its caller sends piece by piece, as text; None if it
+            reads none.
     """
 
     name: str
@@ -108,6 +110,7 @@ class MethodDescription(msgspec.Struct, frozen=True, kw_only=True):
     place: Place
     limit: int | None = None
     stream: bool = False
+    reads: str | None = None
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -279,6 +282,7 @@ def _description_of(method: Method) -> MethodDescription:
         place=method.handler.place,
         limit=method.limit,
         stream=method.stream,
+        reads=None if method.reads is None else inspect.formatannotation(method.reads),
     )
 
 

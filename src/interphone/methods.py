@@ -7,6 +7,9 @@ the function runs. A value without an annotation is whatever the wire carries.
 Parameters come as an array, as an object, or as both. Each alone is decoded in one go,
 into a struct made for the method; both together, ``*args``, and everything that did not fit
 go one by one, so that an error can name its parameter.
+
+Two kinds of parameters do not come over the wire as such: one that is annotated as the call
+type, and one that is annotated as an iterator, which is a stream of what the caller sends.
 """
 
 from __future__ import annotations
@@ -17,9 +20,28 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from itertools import accumulate
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    TypeVar,
+    overload,
+)
 
 import msgspec
 from msgspec.inspect import CustomType, Field, Type, type_info
@@ -90,35 +112,56 @@ def contract(name: str) -> Callable[[Callable[P, R]], Contract[P, R]]:
     return lambda signature: Contract(name, signature)
 
 
+class Given(NamedTuple):
+    """The arguments of one call: by place, by name, and what is sent piece by piece."""
+
+    params: tuple[Any, ...]
+    named: dict[str, Any]
+    items: Any = None
+
+
 class Contract(Generic[P, R]):
     """The signature of a method: the server implements it, the client calls it.
 
     Attributes:
         name: Name of the method.
         signature: Its parameters and what it returns, with resolved annotations.
-        returns: Type of its result; Any if the signature does not tell.
+        returns: Type of its result, or of its items; Any if the signature does not tell.
+        stream: Whether it answers piece by piece: it returns an ``AsyncIterator``.
+        reads: Type of the items it is sent piece by piece; None if it has no such parameter.
     """
 
     def __init__(self, name: str, function: Callable[P, R]) -> None:
         if inspect.iscoroutinefunction(function):
             raise ValueError(f"the contract {name!r} is a signature: write it with a plain def")
         self.name = name
+        label = f"the contract {name!r}"
         self.signature = _signature_of(function)
-        self.returns = self.signature.return_annotation
-        self.params = _params_of(self.signature, f"the contract {name!r}")
+        self.stream, self.returns = _answer_of(self.signature)
+        streams = [each for each in self.signature.parameters.values() if _streamed(each)]
+        if len(streams) > 1:
+            raise ValueError(f"{label} reads more than one stream")
+        self._stream = streams[0].name if streams else None
+        self.reads = _streamed(streams[0]) if streams else None
+        self._others = _without(self.signature, streams)
+        self.params = _params_of(self._others, label)
         self.__doc__ = inspect.getdoc(function)
 
     def __repr__(self) -> str:
         return f"<Contract {self.name}{self.signature}>"
 
-    def split(self, *args: P.args, **kwargs: P.kwargs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the positional and the named parameters that these arguments are on the wire.
+    def split(self, *args: P.args, **kwargs: P.kwargs) -> Given:
+        """Return what these arguments are on the wire.
 
         Raises:
             TypeError: They do not fit the signature.
         """
         bound = self.signature.bind(*args, **kwargs)
-        return bound.args, bound.kwargs
+        if self._stream is None:
+            return Given(bound.args, bound.kwargs)
+        items = bound.arguments.pop(self._stream, ())
+        others = inspect.BoundArguments(self._others, bound.arguments)
+        return Given(others.args, others.kwargs, items)
 
 
 # One method
@@ -144,11 +187,13 @@ class Method:
         name: What it is called by.
         handler: The function, and where it runs. An async generator has the place "loop".
         stream: Whether it yields its answer piece by piece.
+        collect: Whether a caller that does not stream gets a list of what it yields.
+        reads: Type of the items that the caller sends piece by piece; None if it reads none.
         limit: How many calls of it may be under way; None for any number.
         doc: Its docstring.
-        injects: Name of the parameter that is given the call itself, or None.
+        injected: Its parameters that do not come over the wire: the call, the stream it reads.
         params: Its other parameters.
-        returns: Its return annotation; Any if it has none.
+        returns: Type of its result, or of its items; Any if it has no annotation.
         calls: How often it was run.
         failures: How often it raised, also on purpose.
     """
@@ -161,6 +206,7 @@ class Method:
         call_type: type,
         on: Place | None = None,
         limit: int | None = None,
+        collect: bool = False,
     ) -> None:
         if limit is not None and limit < 1:
             raise ValueError(f"limit={limit}: a method needs room for one call")
@@ -170,13 +216,19 @@ class Method:
         self.name = name
         self.handler = _handler(function, plain, on)
         self.stream = inspect.isasyncgenfunction(plain) or inspect.isgeneratorfunction(plain)
+        self.collect = collect
         self.limit = limit
         self.doc = inspect.getdoc(plain) or ""
-        self.injects, self._inject_at, signature = _without_call(signature, call_type, label)
+        self.injected, signature = _without_injected(signature, call_type, label)
+        self.reads = _reads(self.injected, self.handler.place, label)
         self.params = _params_of(signature, label)
-        self.returns = signature.return_annotation
         self.calls = 0
         self.failures = 0
+        yields, self.returns = _answer_of(signature)
+        if yields and not self.stream:
+            raise ValueError(f"{label} is annotated as a stream, but it does not yield")
+        if collect and not self.stream:
+            raise ValueError(f"collect=True is for methods that yield: {label} does not")
         for param in self.params:
             check_decodable(param, label)
         self._prepare()
@@ -185,7 +237,12 @@ class Method:
         return f"<Method {self.name}({', '.join(param.name for param in self.params)})>"
 
     def bind(
-        self, codec: Codec, params: msgspec.Raw, named: msgspec.Raw, call: object = None
+        self,
+        codec: Codec,
+        params: msgspec.Raw,
+        named: msgspec.Raw,
+        call: object = None,
+        items: object = None,
     ) -> tuple[list[Any], dict[str, Any]]:
         """Return the arguments to call the function with; defaults are left to the function.
 
@@ -193,8 +250,8 @@ class Method:
             codec: What `params` and `named` are written in.
             params: An array of the positional parameters; empty for none.
             named: An object of the others; empty for none.
-            call: What the parameter `injects` is given, if there is one. It is put where
-                the function wants it, so nothing needs to be added to the result.
+            call: What a parameter of the call type is given, if there is one.
+            items: What the parameter that reads a stream is given, if there is one.
 
         Raises:
             InvalidParams: A parameter is missing, unknown or of another type.
@@ -203,11 +260,12 @@ class Method:
             args, kwargs = self._bind_at_once(codec, params, named)
         except PayloadError:
             args, kwargs = self._bind_each(codec, params, named)
-        if self.injects is not None:
-            if self._inject_at is not None and self._inject_at <= len(args):
-                args.insert(self._inject_at, call)
+        for each in self.injected:
+            given = call if each.item is None else items
+            if each.place is not None and each.place <= len(args):
+                args.insert(each.place, given)
             else:
-                kwargs[self.injects] = call
+                kwargs[each.name] = given
         return args, kwargs
 
     def _prepare(self) -> None:
@@ -396,30 +454,87 @@ def _names_around(plain: Any) -> dict[str, Any]:
     return names
 
 
-def _without_call(
+class _Injected(NamedTuple):
+    """A parameter that does not come over the wire as such.
+
+    Attributes:
+        place: Where it stands; None if it is given by name.
+        item: Type of the items, if it reads a stream; None if it wants the call.
+        plain: Whether it is annotated as a plain iterator, which blocks.
+    """
+
+    name: str
+    place: int | None
+    item: Any
+    plain: bool
+
+
+_STREAMS = (AsyncIterator, AsyncIterable, Iterator)
+_ANSWERS = (AsyncIterator, AsyncIterable, AsyncGenerator, Iterator, Generator)
+
+
+def _streamed(parameter: inspect.Parameter) -> Any:
+    """Return the type of the items if the parameter is a stream, else None."""
+    return _item_type(parameter.annotation, _STREAMS)
+
+
+def _item_type(annotation: Any, of: tuple[type, ...]) -> Any:
+    origin = typing.get_origin(annotation) or annotation
+    if origin not in of:
+        return None
+    item = (*typing.get_args(annotation), Any)[0]
+    return Any if item is object else item
+
+
+def _answer_of(signature: inspect.Signature) -> tuple[bool, Any]:
+    """Return whether it answers piece by piece, and the type of the pieces or the answer."""
+    item = _item_type(signature.return_annotation, _ANSWERS)
+    return item is not None, signature.return_annotation if item is None else item
+
+
+def _without_injected(
     signature: inspect.Signature, call_type: type, label: str
-) -> tuple[str | None, int | None, inspect.Signature]:
-    """Return the parameter that wants the call, its place if it has one, and the others."""
+) -> tuple[list[_Injected], inspect.Signature]:
+    """Return the parameters that want the call or a stream, and the others."""
     wanted = (call_type, call_type | None)
-    mine = [each for each in signature.parameters.values() if each.annotation in wanted]
-    if not mine:
-        return None, None, signature
-    it, *more = mine
-    if more or it.kind in (it.VAR_POSITIONAL, it.VAR_KEYWORD):
-        raise ValueError(f"{label} asks for its {call_type.__name__} more than once")
-    others = [each for each in signature.parameters.values() if each is not it]
-    place = [*signature.parameters].index(it.name)
-    if it.kind is it.POSITIONAL_ONLY and any(
-        each.default is not each.empty for each in others[:place]
-    ):
-        raise ValueError(f"{label}: {it.name!r} stands behind a parameter that may be left out")
-    return it.name, None if it.kind is it.KEYWORD_ONLY else place, _only(signature, others)
+    parameters = [*signature.parameters.values()]
+    calls = [each for each in parameters if each.annotation in wanted]
+    streams = [each for each in parameters if _streamed(each) is not None]
+    mine = [each for each in parameters if each in calls or each in streams]
+    for each in mine:
+        if len(calls if each in calls else streams) > 1 or each.kind in (
+            each.VAR_POSITIONAL,
+            each.VAR_KEYWORD,
+        ):
+            what = f"its {call_type.__name__}" if each in calls else "a stream"
+            raise ValueError(f"{label} asks for {what} more than once")
+        others = [other for other in parameters[: parameters.index(each)] if other not in mine]
+        if each.kind is each.POSITIONAL_ONLY and any(
+            other.default is not other.empty for other in others
+        ):
+            raise ValueError(
+                f"{label}: {each.name!r} stands behind a parameter that may be left out"
+            )
+    injected = [
+        _Injected(
+            each.name,
+            None if each.kind is each.KEYWORD_ONLY else parameters.index(each),
+            _streamed(each),
+            _item_type(each.annotation, (Iterator,)) is not None,
+        )
+        for each in mine
+    ]
+    return injected, _without(signature, mine)
 
 
-def _only(signature: inspect.Signature, parameters: list[inspect.Parameter]) -> inspect.Signature:
+def _without(
+    signature: inspect.Signature, parameters: list[inspect.Parameter]
+) -> inspect.Signature:
     # An optional Call may stand before required parameters: see to their order only by kind.
     return inspect.Signature(
-        parameters, return_annotation=signature.return_annotation, __validate_parameters__=False
+        [each for each in signature.parameters.values() if each not in parameters],
+        return_annotation=signature.return_annotation,
+        __validate_parameters__=False,
     )
 
 
@@ -441,6 +556,22 @@ def _param_of(parameter: inspect.Parameter, label: str) -> Param:
 
 def _is_union(annotation: object) -> bool:
     return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
+def _reads(injected: list[_Injected], place: Place, label: str) -> Any:
+    """Return the type of the items of the stream it reads; None if it reads none."""
+    for each in injected:
+        if each.item is None:
+            continue
+        if place == "inline":
+            raise ValueError(f"{label} runs inline: it cannot wait for what {each.name!r} brings")
+        if each.plain is not (place == "thread"):
+            wanted = "AsyncIterator" if each.plain else "Iterator"
+            where = "a thread" if place == "thread" else "the loop"
+            raise ValueError(f"{label} runs on {where}: annotate {each.name!r} as {wanted}")
+        check_decodable(Param(each.name, each.item, True, "named"), label)
+        return each.item
+    return None
 
 
 def check_decodable(param: Param, label: str) -> None:
@@ -486,6 +617,10 @@ class Methods(Generic[CallT]):
     worker thread, unless it says ``on="inline"`` and never blocks. At most `limit` calls of
     it are under way at once. A parameter that is annotated as the call type is given the
     call itself; a function that implements a contract has it first, or with a default.
+
+    A generator, async or not, is a stream: its callers open it as one. With ``collect=True``
+    those that cannot get a list. A parameter that is annotated ``AsyncIterator[T]`` (in a
+    thread: ``Iterator[T]``) is what the caller streams to it.
     """
 
     def __init__(self, call_type: type[CallT]) -> None:
@@ -493,17 +628,37 @@ class Methods(Generic[CallT]):
         self._methods: dict[str, Method] = {}
 
     @overload
-    def __call__(self, what: F, /, *, on: Place | None = None, limit: int | None = None) -> F: ...
+    def __call__(
+        self, what: F, /, *, on: Place | None = ..., limit: int | None = ..., collect: bool = ...
+    ) -> F: ...
     @overload
     def __call__(
-        self, what: str | None = None, /, *, on: Place | None = None, limit: int | None = None
+        self,
+        what: str | None = ...,
+        /,
+        *,
+        on: Place | None = ...,
+        limit: int | None = ...,
+        collect: bool = ...,
     ) -> Callable[[F], F]: ...
     @overload
     def __call__(
-        self, what: Contract[P, R], /, *, on: Place | None = None, limit: int | None = None
+        self,
+        what: Contract[P, R],
+        /,
+        *,
+        on: Place | None = ...,
+        limit: int | None = ...,
+        collect: bool = ...,
     ) -> Implements[CallT, P, R]: ...
     def __call__(
-        self, what: Any = None, /, *, on: Place | None = None, limit: int | None = None
+        self,
+        what: Any = None,
+        /,
+        *,
+        on: Place | None = None,
+        limit: int | None = None,
+        collect: bool = False,
     ) -> Any:
         """Register a function and return it.
 
@@ -511,7 +666,7 @@ class Methods(Generic[CallT]):
             ValueError: The name is taken or cannot be one, the function does not fit the
                 contract, or its parameters cannot come over the wire.
         """
-        add = functools.partial(self._add, on=on, limit=limit)
+        add = functools.partial(self._add, on=on, limit=limit, collect=collect)
         if isinstance(what, Contract):
             return Implements(what, add)
         if what is None:
@@ -529,11 +684,14 @@ class Methods(Generic[CallT]):
         *,
         on: Place | None,
         limit: int | None,
+        collect: bool,
     ) -> F:
         check_name(name)
         if name in self._methods:
             raise ValueError(f"there is a method {name!r} already")
-        method = Method(name, function, call_type=self._call_type, on=on, limit=limit)
+        method = Method(
+            name, function, call_type=self._call_type, on=on, limit=limit, collect=collect
+        )
         if of is not None:
             _check_implements(method, of)
         self._methods[name] = method
@@ -605,6 +763,9 @@ class Implements(Generic[CallT, P, R]):
 
 def _check_implements(method: Method, of: Contract[..., Any]) -> None:
     """Raise `ValueError` unless every call that fits `of` fits `method`."""
+    for fact, what in (("stream", "yields its answer"), ("reads", "reads a stream")):
+        if bool(getattr(method, fact)) is not bool(getattr(of, fact)):
+            raise ValueError(f"only one of {method!r} and {of!r} {what}")
     asked, own = of.params, method.params
     asked_places = [each for each in asked if each.kind in ("positional", "either")]
     own_places = [each for each in own if each.kind in ("positional", "either")]

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
 import msgspec
 
+from .calls import Report
 from .connection import Connection
 from .deadlines import current_deadline, shrunk
 from .errors import (
@@ -33,13 +43,27 @@ from .protocol.events import Counts, Nonce, Reactions
 from .protocol.messages import Hello, Welcome
 from .protocol.session import Session
 from .protocol.states import State
+from .stream import WINDOW, Line, Stream
 
-__all__ = ["DEFAULT_TIMEOUT", "Call", "Peer", "PeerEvents", "Within", "reason_of"]
+__all__ = [
+    "DEFAULT_TIMEOUT",
+    "Call",
+    "Items",
+    "Peer",
+    "PeerEvents",
+    "Within",
+    "as_named",
+    "open_named",
+    "reason_of",
+]
 
 logger = logging.getLogger("interphone")
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+Items = AsyncIterable[object] | Iterable[object]
+OpenStream = Callable[..., Awaitable[tuple[Line, Nonce]]]
 
 DEFAULT_TIMEOUT = 10.0
 """Seconds a request waits unless told otherwise; ``timeout=None`` waits without limit."""
@@ -89,6 +113,7 @@ class Peer:
             partial(events.raised, self),
             partial(Call, self),
         )
+        self._listeners: dict[object, Callable[[Any], object]] = {}  # to progress, by token
         self._react = Reactions(
             hello=partial(events.hello, self),
             opened=partial(events.opened, self),
@@ -96,15 +121,21 @@ class Peer:
             request=self.inbox.on_request,
             answered=self._answered,
             failed=self._failed,
-            subscribe=partial(events.subscribe, self),
-            unsubscribe=partial(events.unsubscribe, self),
-            publish=partial(events.publish, self),
+            subscribe=partial(self.inbox.in_turn, partial(events.subscribe, self)),
+            unsubscribe=partial(self.inbox.in_turn, partial(events.unsubscribe, self)),
+            publish=partial(self.inbox.in_turn, partial(events.publish, self)),
             publication=partial(events.publication, self),
             goodbye=lambda _: None,  # the connection hangs up; `lost` tells the rest
             unreadable=partial(events.report, self),
             violated=self._on_violated,
             call=self.inbox.on_call,
             cancelled=self.inbox.on_cancelled,
+            open=self.inbox.on_open,
+            item=_put,
+            granted=self.inbox.calls.on_granted,
+            input=self.inbox.calls.on_input,
+            demanded=_more,
+            progress=self._on_progress,
         )
         self.connection = Connection(
             session,
@@ -166,7 +197,7 @@ class Peer:
     @property
     def paused(self) -> bool:
         """Whether `pause` holds it."""
-        return "paused" in self.connection.stopped
+        return "paused" in self.connection.stopped | self.inbox.deferring
 
     # Verbs
 
@@ -243,18 +274,22 @@ class Peer:
         self,
         method: str,
         *params: object,
-        named: Mapping[str, object] | None = None,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
         returns: type[T],
-        timeout: float | None = DEFAULT_TIMEOUT,
+        timeout: float | None = ...,
+        on_progress: Callable[[Any], object] | None = ...,
     ) -> T: ...
     @overload
     async def call(
         self,
         method: str,
         *params: object,
-        named: Mapping[str, object] | None = None,
-        returns: Any = Any,
-        timeout: float | None = DEFAULT_TIMEOUT,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
+        returns: Any = ...,
+        timeout: float | None = ...,
+        on_progress: Callable[[Any], object] | None = ...,
     ) -> Any: ...
     @overload
     async def call(self, method: Contract[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
@@ -270,48 +305,137 @@ class Peer:
             method: Its name there, or a `Contract` that both sides share.
             params: Positional parameters.
             named: Parameters by name, for a method given by name.
+            items: What the method reads piece by piece, if it reads a stream: an iterable,
+                async or not. It is iterated on the loop, as fast as the method reads.
             returns: Type of the result; a contract knows it.
             timeout: Seconds to wait; `within` sets it for a contract.
+            on_progress: A plain function that is called with what the method reports of its
+                progress, before the result is there; `within` sets it for a contract.
             kwargs: Parameters by name, for a contract.
 
         Raises:
             MethodNotFound: There is no such method.
             InvalidParams: The parameters do not fit it; its handler did not run.
             RemoteError: The handler raised; what is declared here is raised as itself.
-            Unsupported: A Node end has no methods.
+            Unsupported: A Node end has no methods, or the method streams.
             Everything `request` raises.
         """
-        if isinstance(method, Contract):
-            positional, named = method.split(*params, **kwargs)
-            return await self.call_named(method.name, positional, named, returns=method.returns)
-        return await self.call_named(method, params, **kwargs)
+        return await self.call_named(**as_named(method, params, kwargs))
 
     async def call_named(
         self,
         method: str,
         params: Sequence[object],
-        named: Mapping[str, object] | None = None,
         *,
+        named: Mapping[str, object] | None = None,
+        items: Items | None = None,
         returns: Any = Any,
         timeout: float | None = DEFAULT_TIMEOUT,
+        on_progress: Callable[[Any], object] | None = None,
     ) -> Any:
         """As `call`, with everything in its place; for a Client and `Within`."""
-        if not self._session.interphone:
-            raise Unsupported("a Node end has no methods: ask it by a request")
-        asked = {"method": method, "params": params}
-        timeout = shrunk(timeout)
-        payload = await self.ready_to_send(asked | {"named": named} if named else asked, timeout)
+        if items is not None:
+            opened = self.stream(method, *params, named=named, items=items, timeout=timeout)
+            async with opened as stream:
+                return await stream.result(returns=returns)
+        payload, timeout = await self._ready_to_call(method, params, named, timeout)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
-        nonce = self._session.call(payload, answer, now=self._loop.time(), timeout=timeout)
+        progress = on_progress is not None and "progress" in self._session.can
+        nonce = self._session.call(
+            payload, answer, now=self._loop.time(), timeout=timeout, progress=progress
+        )
+        if on_progress is not None:
+            self._listeners[answer] = on_progress
         try:
             raw = await self._answer_to(nonce, answer)
         except RemoteError as exc:
             raise self._own(exc) from None
+        finally:
+            if on_progress is not None:
+                del self._listeners[answer]
         return self._result(raw, returns)
 
-    def within(self, timeout: float | None) -> Within:
+    async def _ready_to_call(
+        self,
+        method: str,
+        params: Sequence[object],
+        named: Mapping[str, object] | None,
+        timeout: float | None,
+    ) -> tuple[bytes, float | None]:
+        """Return the payload of a call, once there is room to send it, and how long it may take."""
+        if not self._session.interphone:
+            raise Unsupported("a Node end has no methods: ask it by a request")
+        asked: dict[str, object] = {"method": method, "params": params}
+        if named:
+            asked["named"] = named
+        timeout = shrunk(timeout)
+        return await self.ready_to_send(asked, timeout), timeout
+
+    @overload
+    def stream(
+        self,
+        method: str,
+        *params: object,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
+        of: type[T],
+        window: int = ...,
+        timeout: float | None = ...,
+    ) -> Stream[T]: ...
+    @overload
+    def stream(
+        self,
+        method: str,
+        *params: object,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
+        of: Any = ...,
+        window: int = ...,
+        timeout: float | None = ...,
+    ) -> Stream[Any]: ...
+    @overload
+    def stream(
+        self, method: Contract[P, AsyncIterator[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[T]: ...
+    def stream(self, method: Any, *params: Any, **kwargs: Any) -> Stream[Any]:
+        """Call a method that answers, or is asked, piece by piece; see `Stream`.
+
+            async with peer.stream("primes.below", 100, of=int) as primes:
+                async for prime in primes: ...
+
+        Args:
+            method: Its name there, or a `Contract` that both sides share.
+            params: Positional parameters.
+            named: Parameters by name, for a method given by name.
+            items: What the method reads; without it `Stream.send` sends them one by one.
+            of: Type of the items that come; a contract knows it.
+            window: How many items (or 4 KiB of them each) may come ahead of the reader.
+            timeout: Seconds for the whole stream; by default there is no limit.
+            kwargs: Parameters by name, for a contract.
+        """
+        return open_named(self.open_stream, method, params, kwargs)
+
+    async def open_stream(
+        self,
+        method: str,
+        params: Sequence[object],
+        named: Mapping[str, object] | None,
+        timeout: float | None,
+        stream: Stream[Any],
+    ) -> tuple[Line, Nonce]:
+        """Ask for a stream, at once; for a `Stream`, a Client and `Within`."""
+        payload, timeout = await self._ready_to_call(method, params, named, timeout)
+        if "streams" not in self._session.can:
+            raise Unsupported("the other end is of a version without streams")
+        session, now = self._session, self._loop.time()
+        nonce = session.open_stream(payload, stream, window=stream.window, now=now, timeout=timeout)
+        return Line(session, self.connection), nonce
+
+    def within(
+        self, timeout: float | None, *, on_progress: Callable[[Any], object] | None = None
+    ) -> Within:
         """Calls that wait so many seconds: ``await peer.within(2).call(get_user, 7)``."""
-        return Within(self.call_named, timeout)
+        return Within(self.call_named, self.open_stream, timeout, on_progress)
 
     async def ping(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> float:
         """Return the seconds a message takes there and back; its handlers may be busy.
@@ -328,13 +452,21 @@ class Peer:
         return perf_counter() - start
 
     def pause(self) -> None:
-        """Stop reading what the peer sends; nothing is handled until `resume`."""
+        """Handle no message, request or call of the peer until `resume`.
+
+        A peer that is interphone gets no new credit, and is read on: answers, streams and
+        publications come. A Node peer is not read any further.
+        """
         self.connection.check_caller()
-        self.connection.stop_reading("paused")
+        if self._session.credit is not None:
+            self.inbox.defer("paused")
+        else:
+            self.connection.stop_reading("paused")
 
     def resume(self) -> None:
         """Go on after `pause`."""
         self.connection.check_caller()
+        self.inbox.release("paused")
         self.connection.go_on_reading("paused")
 
     async def close(
@@ -421,14 +553,26 @@ class Peer:
         return self._session.codec.decode(raw) if raw else None
 
     def _answered(self, token: object, raw: msgspec.Raw) -> None:
-        assert isinstance(token, asyncio.Future)
+        assert isinstance(token, asyncio.Future | Stream)
         if not token.done():
             token.set_result(raw)
 
     def _failed(self, token: object, error: InterphoneError) -> None:
-        assert isinstance(token, asyncio.Future)
-        if not token.done():
+        assert isinstance(token, asyncio.Future | Stream)
+        if token.done():
+            return
+        if isinstance(token, Stream) and isinstance(error, RemoteError):
+            token.set_exception(self._own(error))
+        else:
             token.set_exception(error)
+
+    def _on_progress(self, token: object, raw: msgspec.Raw) -> None:
+        listener = self._listeners.get(token)
+        if listener is not None:
+            try:
+                listener(self._session.codec.decode(raw) if raw else None)
+            except Exception as exc:  # the listener is user code
+                self._events.report(self, exc)
 
     # The end
 
@@ -452,24 +596,46 @@ class Call:
         deadline: When the caller stops waiting, in the loop's time; None: never.
     """
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, report: Report | None = None) -> None:
         self.peer = peer
         self.deadline = current_deadline()
+        self._report = report
+
+    async def progress(self, value: object) -> None:
+        """Tell the caller how far the work is; any value. Nothing is sent to who did not ask.
+
+        A Node client asks by giving its envelope an `id`; it gets ``$/progress``. Cancelling
+        is safe: it was sent whole or not at all.
+
+        Raises:
+            PayloadError: `value` has no form on the wire.
+        """
+        if self._report is not None:
+            await self._report(value)
 
 
 class Within:
     """Calls with one timeout, made by `Peer.within` and `Client.within`."""
 
-    def __init__(self, call: Callable[..., Awaitable[Any]], timeout: float | None) -> None:
+    def __init__(
+        self,
+        call: Callable[..., Awaitable[Any]],
+        open_stream: OpenStream,
+        timeout: float | None,
+        on_progress: Callable[[Any], object] | None,
+    ) -> None:
         self._call = call
-        self._timeout = timeout
+        self._open_stream = open_stream
+        self._options: dict[str, Any] = {"timeout": timeout}
+        self._listener = {"on_progress": on_progress}
 
     @overload
     async def call(
         self,
         method: str,
         *params: object,
-        named: Mapping[str, object] | None = None,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
         returns: type[T],
     ) -> T: ...
     @overload
@@ -477,19 +643,95 @@ class Within:
         self,
         method: str,
         *params: object,
-        named: Mapping[str, object] | None = None,
-        returns: Any = Any,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
+        returns: Any = ...,
     ) -> Any: ...
     @overload
     async def call(self, method: Contract[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
     async def call(self, method: Any, *params: Any, **kwargs: Any) -> Any:
         """As `Peer.call`, with this timeout."""
-        if not isinstance(method, Contract):
-            return await self._call(method, params, timeout=self._timeout, **kwargs)
-        positional, named = method.split(*params, **kwargs)
-        return await self._call(
-            method.name, positional, named, returns=method.returns, timeout=self._timeout
-        )
+        asked = as_named(method, params, kwargs)
+        return await self._call(**asked, **self._options, **self._listener)
+
+    @overload
+    def stream(
+        self,
+        method: str,
+        *params: object,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
+        of: type[T],
+        window: int = ...,
+    ) -> Stream[T]: ...
+    @overload
+    def stream(
+        self,
+        method: str,
+        *params: object,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
+        of: Any = ...,
+        window: int = ...,
+    ) -> Stream[Any]: ...
+    @overload
+    def stream(
+        self, method: Contract[P, AsyncIterator[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[T]: ...
+    def stream(self, method: Any, *params: Any, **kwargs: Any) -> Stream[Any]:
+        """As `Peer.stream`, with this timeout for the whole stream."""
+        return open_named(self._open_stream, method, params, kwargs, self._options)
+
+
+def as_named(method: object, params: tuple[object, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `Peer.call_named` for a call by name or contract."""
+    if not isinstance(method, Contract):
+        return {"method": _name(method), "params": params, **kwargs}
+    if method.stream:
+        raise TypeError(f"{method!r} answers piece by piece: open it by stream()")
+    return {
+        "method": method.name,
+        "returns": method.returns,
+        **method.split(*params, **kwargs)._asdict(),
+    }
+
+
+def _name(method: object) -> str:
+    if not isinstance(method, str):
+        raise TypeError(f"a method is given by its name or contract, not by {method!r}")
+    return method
+
+
+def open_named(
+    ask: OpenStream,
+    method: object,
+    params: tuple[object, ...],
+    kwargs: dict[str, Any],
+    options: Mapping[str, Any] | None = None,
+) -> Stream[Any]:
+    """Make the stream of a method by its name or contract."""
+    if isinstance(method, Contract):
+        if not method.stream:
+            raise TypeError(f"{method!r} has one answer: call it")
+        given = method.split(*params, **kwargs)
+        kwargs = {"named": given.named, "items": given.items, "of": method.returns}
+        return _open_named(ask, method.name, given.params, **kwargs, **(options or {}))
+    return _open_named(ask, _name(method), params, **kwargs, **(options or {}))
+
+
+def _open_named(
+    ask: OpenStream,
+    method: str,
+    params: tuple[object, ...],
+    *,
+    named: Mapping[str, object] | None = None,
+    items: Items | None = None,
+    of: Any = Any,
+    window: int = WINDOW,
+    timeout: float | None = None,
+) -> Stream[Any]:
+    begin = partial(ask, method, params, named, timeout)
+    return Stream(begin, of=of, items=items, window=window)
 
 
 def reason_of(error: InterphoneError) -> Any:
@@ -505,6 +747,16 @@ def _nothing(returns: Any) -> Any:
         return None if returns is Any else msgspec.convert(None, returns)
     except msgspec.ValidationError as exc:
         raise PayloadError(str(exc)) from exc
+
+
+def _put(token: object, raw: msgspec.Raw) -> None:
+    assert isinstance(token, Stream)  # only streams have items
+    token.put(raw)
+
+
+def _more(token: object) -> None:
+    assert isinstance(token, Stream)
+    token.more()
 
 
 def _check_for_isdk(data: object) -> None:

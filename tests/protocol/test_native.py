@@ -75,6 +75,7 @@ def test_reply_names_what_will_be_spoken():
         "version": 1,
         "dialects": ["native", "classic"],
         "can": list(CAPABILITIES),
+        "credit": {"requests": 1024, "bytes": 8_388_608},
         "dialect": "native",
     }
 
@@ -161,7 +162,7 @@ def test_a_call_and_its_deadline_arrive():
     ends.client.call(ends.client.codec.encode(asked), "token", timeout=2.5)
     ends.deliver()
 
-    assert ends.told["server"].take() == [("call", 1, asked, 2.5)]
+    assert ends.told["server"].take() == [("call", 1, asked, 2.5, False)]
     ends.server.respond(1, ends.server.codec.encode(3))
     ends.deliver()
     assert ends.told["client"].take() == [("answered", "token", 3)]

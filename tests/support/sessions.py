@@ -38,7 +38,7 @@ Event = tuple[Any, ...]
 Role = Literal["client", "server"]
 
 # Which argument of a verb is a value, to be encoded as the session at hand does.
-VALUES = {"send": 0, "request": 0, "respond": 1, "ask_to_publish": 1}
+VALUES = {"send": 0, "request": 0, "call": 0, "open_stream": 0, "respond": 1, "ask_to_publish": 1}
 
 
 # Bytes
@@ -82,6 +82,7 @@ class Recorder:
         self.session = session
         self.events: list[Event] = []
         self.errors: list[InterphoneError] = []
+        self.failures: list[InterphoneError] = []
         self.on: dict[str, Callable[..., Any]] = {}
         self._taken = 0
 
@@ -89,6 +90,12 @@ class Recorder:
         """The events since the last time."""
         new = self.events[self._taken :]
         self._taken = len(self.events)
+        return new
+
+    def take_failures(self) -> list[InterphoneError]:
+        """What requests of ours failed with, since the last time."""
+        new = self.failures[:]
+        self.failures.clear()
         return new
 
     def names(self) -> Counter[str]:
@@ -102,8 +109,8 @@ class Recorder:
             hello=self._hello,
             opened=lambda welcome: self._note("opened", _of(welcome).get("id")),
             message=lambda raw: self._note("message", self.value(raw)),
-            request=lambda nonce, raw, seconds: self._note(
-                "request", nonce, self.value(raw), *([] if seconds is None else [seconds])
+            request=lambda nonce, raw, options: self._note(
+                "request", nonce, self.value(raw), *filter(None, [options.deadline])
             ),
             answered=lambda token, raw: self._note("answered", token, self.value(raw)),
             failed=lambda token, error: self._error("failed", error, token),
@@ -116,8 +123,14 @@ class Recorder:
             goodbye=self._goodbye,
             unreadable=lambda error: self._error("unreadable", error),
             violated=lambda error: self._error("violated", error),
-            call=lambda nonce, raw, seconds: self._note("call", nonce, self.value(raw), seconds),
+            call=lambda nonce, raw, options: self._note("call", nonce, self.value(raw), *options),
             cancelled=lambda nonce: self._note("cancelled", nonce),
+            open=lambda nonce, raw, options: self._note("open", nonce, self.value(raw), *options),
+            item=lambda token, raw: self._note("item", token, self.value(raw)),
+            granted=lambda nonce: self._note("granted", nonce),
+            input=lambda nonce, raw: self._note("input", nonce, self.value(raw)),
+            demanded=lambda token: self._note("demanded", token),
+            progress=lambda token, raw: self._note("progress", token, self.value(raw)),
         )
 
     def value(self, raw: msgspec.Raw) -> Any:
@@ -137,6 +150,8 @@ class Recorder:
 
     def _error(self, name: str, error: InterphoneError, *facts: Any) -> None:
         self.errors.append(error)
+        if name == "failed":
+            self.failures.append(error)
         self._note(name, *facts, type(error))
 
     def _note(self, name: str, *facts: Any) -> None:

@@ -272,7 +272,7 @@ class Native:
             packet = _native_packet(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             raise PayloadError(f"no packet: {exc}") from exc
-        if bytes(packet.d) == UNDEFINED:
+        if len(packet.d) == 3 and bytes(packet.d) == UNDEFINED:
             packet.d = ABSENT
         return packet  # type: ignore[return-value]  # the fields of a Packet, in another order
 
@@ -287,11 +287,12 @@ class Native:
         options: dict[str, Any] | None = None,
     ) -> bytes:
         """See `Dialect`."""
-        fields: list[object] = [kind, nonce, msgspec.Raw(bytes(payload) or UNDEFINED)]
-        if failure is not None:  # what a handler put into it may have no form on the wire
-            fields += [mark, msgspec.Raw(self._encode(failure)), options]
-        elif mark or options:
-            fields += [mark, None, options]
+        if failure is None and not mark and not options:
+            encoded = _encode_native(nonce)
+            return b"\x93%c%b%b" % (kind, encoded, bytes(payload) or UNDEFINED)
+        fields: list[object] = [kind, nonce, msgspec.Raw(bytes(payload) or UNDEFINED), mark]
+        # What a handler put into a failure may have no form on the wire.
+        fields += [None if failure is None else msgspec.Raw(self._encode(failure)), options]
         return _encode_native(fields)
 
     # Hot path: one formatting each.
@@ -305,7 +306,8 @@ class Native:
     ) -> bytes:
         """See `Dialect`."""
         if options:
-            return self.packet(REQUEST, payload, nonce, options=options)
+            encoded = _encode_native(options)
+            return b"\x96\x02%b%b\xc0\xc0%b" % (_encode_native(nonce), payload, encoded)
         return b"\x93\x02%b%b" % (_encode_native(nonce), payload)
 
     def response(self, payload: bytes, nonce: object) -> bytes:

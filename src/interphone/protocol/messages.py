@@ -7,6 +7,9 @@ interphone ends, and only there, a packet has two more keys, which Node ignores:
     e   a `Failure`: in a RESPONSE that is none, or the code of an END
     o   options of a REQUEST; unknown ones are ignored
 
+Some packet types, too, are only spoken between two of us: CANCEL, the packets of streams
+(`streams.py`) and PROGRESS.
+
 Native packets are the same fields as a MessagePack array, in the order of `NativePacket`.
 """
 
@@ -35,11 +38,17 @@ __all__ = [
     "CANCEL",
     "CAPABILITIES",
     "CONNECTION",
+    "DEMAND",
     "END",
+    "GRANT",
+    "INPUT",
+    "ITEM",
     "MESSAGE",
     "NODE_CODES",
+    "OPEN",
     "PING",
     "PONG",
+    "PROGRESS",
     "REQUEST",
     "RESPONSE",
     "VERSION",
@@ -50,6 +59,7 @@ __all__ = [
     "Identity",
     "NativePacket",
     "Packet",
+    "Room",
     "Welcome",
     "copy_of",
     "error_of",
@@ -59,12 +69,13 @@ __all__ = [
 ]
 
 CONNECTION, MESSAGE, REQUEST, RESPONSE, PING, PONG, END = range(7)
-CANCEL = 8  # between two of us; 7 is the padding towards @isdk/ipc-server
+# Between two of us; 7 is the padding towards @isdk/ipc-server.
+CANCEL, OPEN, ITEM, GRANT, INPUT, DEMAND, PROGRESS = range(8, 15)
 
 VERSION = 1
 """Version of what two interphone ends say to each other beyond the Node wire."""
 
-CAPABILITIES: tuple[str, ...] = ("errors",)
+CAPABILITIES: tuple[str, ...] = ("errors", "streams", "progress")
 """What this end can do beyond `VERSION`; nothing of it is used unless both ends show the word."""
 
 
@@ -90,12 +101,20 @@ class NativePacket(msgspec.Struct, array_like=True, gc=False):
     o: Any = None
 
 
-class Identity(msgspec.Struct):
+class Room(msgspec.Struct, frozen=True):
+    """How many requests an end takes on at once, and how many bytes of them."""
+
+    requests: int
+    bytes: int
+
+
+class Identity(msgspec.Struct, omit_defaults=True):
     """The value of `interphone` in a CONNECTION: shows that this end is one of us."""
 
-    version: int = VERSION
-    dialects: tuple[str, ...] = ("classic",)
+    version: int
+    dialects: tuple[str, ...]
     can: tuple[str, ...] = ()  # of `CAPABILITIES`; unknown words are ignored
+    credit: Room | None = None  # what it takes on at once; None: it does not say
     dialect: str | msgspec.UnsetType = msgspec.UNSET  # in the reply: what will be spoken
 
 
@@ -187,6 +206,7 @@ NODE_CODES = {
     "failed": -32000,  # and below: the range JSON-RPC leaves to servers
     "declared": -32000,
     "overloaded": -32001,
+    "cancelled": -32800,  # LSP: request cancelled
     "closing": -32002,
     "unsupported": -32003,
 }

@@ -96,7 +96,7 @@ class Json:
     def decode(self, raw: Bytes, of: Any = Any) -> Any:
         """See `Codec`."""
         try:
-            return _json_decoder(of)(raw)
+            return _decode_json(raw) if of is Any else _json_decoder(of)(raw)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             if not self.lenient:
                 raise PayloadError(str(exc)) from exc
@@ -118,6 +118,9 @@ class Json:
 
 _encode_json = msgspec.json.Encoder().encode
 _json_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+_decode_json = msgspec.json.Decoder().decode
 
 
 @lru_cache(maxsize=1024)
@@ -230,7 +233,7 @@ class MessagePack:
     def decode(self, raw: Bytes, of: Any = Any) -> Any:
         """See `Codec`."""
         try:
-            return _msgpack_decoder(of)(raw)
+            return _decode_msgpack(raw) if of is Any else _msgpack_decoder(of)(raw)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             if not self.lenient:
                 raise PayloadError(str(exc)) from exc
@@ -263,6 +266,9 @@ def _extension(code: int, data: memoryview) -> Any:
     if code == 0:  # msgpackr's undefined
         return None
     raise ValueError(f"unknown MessagePack extension {code}")
+
+
+_decode_msgpack = msgspec.msgpack.Decoder(ext_hook=_extension).decode
 
 
 def _for_node(value: object) -> Any:
@@ -420,10 +426,10 @@ _ROUND = bytes.maketrans(b"{}", b"[]")
 def check_json_depth(body: bytes, limit: int) -> None:
     """Raise `PayloadError` if `body` nests deeper than `limit`, whatever the stack is like.
 
-    Most bodies have fewer brackets in all than the limit, and cost one pass in C. For the
-    others strings are cut out and innermost pairs removed: each round is one level.
+    Most bodies have fewer brackets in all than the limit, and cost one pass in C; the smallest
+    have fewer bytes. For the others strings are cut out and innermost pairs removed: each round is one level.
     """
-    if len(body) - len(body.translate(None, _OPENERS)) <= limit:
+    if len(body) <= limit or len(body) - len(body.translate(None, _OPENERS)) <= limit:
         return
     brackets = _STRING.sub(b"", body).translate(_ROUND, _ONLY_BRACKETS)
     for _ in range(limit):
@@ -440,7 +446,7 @@ _MSGPACK_OPENERS = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 
 def check_msgpack_depth(body: bytes, limit: int) -> None:
     """The same for MessagePack; a body that is none is left to the decoder to refuse."""
-    if len(body) - len(body.translate(None, _MSGPACK_OPENERS)) <= limit:
+    if len(body) <= limit or len(body) - len(body.translate(None, _MSGPACK_OPENERS)) <= limit:
         return
     at, end, left = 0, len(body), [1]  # how many items each open container still lacks
     while at < end and left:

@@ -43,26 +43,35 @@ from ..errors import (
 )
 from ..limits import Limits
 from . import handshake, upgrade
+from .credit import Guests, Turnstile
 from .deflate import Deflate
 from .dialects import ClassicJson, ClassicMessagePack, Dialect, Native
-from .events import Counts, Nonce, Reactions, Role
+from .events import Counts, Nonce, Options, Reactions, Role
 from .heartbeat import Heartbeat
 from .messages import (
     CANCEL,
     CAPABILITIES,
     CONNECTION,
+    DEMAND,
     END,
+    GRANT,
+    INPUT,
+    ITEM,
     MESSAGE,
     NODE_CODES,
+    OPEN,
     PING,
     PONG,
+    PROGRESS,
     REQUEST,
     RESPONSE,
+    VERSION,
     Failure,
     Goodbye,
     Hello,
     Identity,
     Packet,
+    Room,
     Welcome,
     copy_of,
     error_of,
@@ -72,6 +81,7 @@ from .messages import (
 from .payload import ABSENT, Json, MessagePack
 from .shapes import published, wanted
 from .states import LEGAL, State
+from .streams import Streams
 from .wire import Wire
 
 __all__ = ["Session"]
@@ -79,7 +89,6 @@ __all__ = ["Session"]
 PREAMBLE = b"IPC"
 ORPHAN = "closing orphaned connection"  # net-ipc's words for a connection that never opened
 PADDING = b'\x87{"t":7}'  # a packet of no known type
-LONGEST = 1e9  # seconds of a deadline that is worth noting
 MAX_UNREADABLE = 16  # bodies in a row that are no packet
 RESOLUTION = 0.005  # seconds between two sweeps of the pending table
 
@@ -92,7 +101,9 @@ class Session:
         interphone: Whether the other end has shown that it is one of us.
         native: Whether the native dialect is spoken.
         can: What both ends can do, of `messages.CAPABILITIES`.
+        credit: Requests that the other end takes on at once; None if it does not say.
         isdk: Whether the other end is @isdk/ipc-server (a client learns it from the reply).
+        streams: The streams of this connection, both ways.
         topics: Topics this end is subscribed to at the other.
         goodbye: The END that came, if one did.
         error: Why the connection ended, once it did.
@@ -116,6 +127,7 @@ class Session:
         self.state = State.OPENING
         self.interphone = False
         self.can: frozenset[str] = frozenset()
+        self.credit: Room | None = None
         self.isdk = False
         self.topics: set[str] = set()
         self.goodbye: Goodbye | None = None
@@ -151,7 +163,17 @@ class Session:
             PONG: self._on_pong,
             END: self._on_end,
             CANCEL: self._on_cancel,
+            OPEN: self._on_open,
+            ITEM: self._on_item,
+            GRANT: self._on_grant,
+            INPUT: self._on_input,
+            DEMAND: self._on_demand,
+            PROGRESS: self._on_progress,
         }
+        self._size = 0  # of the frame that is being dispatched
+        self._turnstile = Turnstile()
+        self._guests = Guests(self.limits.max_inflight, self.limits.max_held)
+        self.streams = Streams(self._put_piece, lambda: self.codec, self.counts)
 
     def __repr__(self) -> str:
         kind = "interphone" if self.interphone else "isdk" if self.isdk else "node"
@@ -233,6 +255,7 @@ class Session:
             self._on_unreadable(exc)
             return
         self._unreadable = 0
+        self._size = len(body)
         if packet is None or packet.t not in self._packets:
             self.counts.unknown += 1
             if self.state is State.OPENING:
@@ -300,7 +323,7 @@ class Session:
             id=id,
             compress=self._compress,
             messagepack=self._messagepack,
-            identity=Identity(dialects=self._dialects, can=CAPABILITIES),
+            identity=self._identity(),
         )
         opening = self._dialect.packet(CONNECTION, hello)
         self._dialect.codec.check(opening)
@@ -323,7 +346,7 @@ class Session:
         self._hello = packet
         self.interphone = handshake.is_identity(hello.interphone)
         if self.interphone:
-            self.can = handshake.common_capabilities(hello.interphone, CAPABILITIES)
+            self._learn(hello.interphone)
             self.native = handshake.common_dialect(hello.interphone, self._dialects) == "native"
         self._compress = self._compress and bool(hello.compress) and not self.native
         self._messagepack = self._messagepack and bool(hello.messagepack) and not self.native
@@ -366,13 +389,17 @@ class Session:
             id=id,
             compress=self._compress,
             messagepack=self._messagepack,
-            identity=self._identity() if self.interphone else None,
+            identity=self._agreed() if self.interphone else None,
         )
         self._wire.put(self._dialect.packet(CONNECTION, welcome, self._hello.n))
         self._hello = None
 
     def _identity(self) -> Identity:
-        identity = Identity(dialects=self._dialects, can=CAPABILITIES)
+        room = Room(self.limits.max_inflight, self.limits.max_held)
+        return Identity(VERSION, self._dialects, can=CAPABILITIES, credit=room)
+
+    def _agreed(self) -> Identity:
+        identity = self._identity()
         if len(self._dialects) > 1:
             identity.dialect = "native" if self.native else "classic"
         return identity
@@ -381,7 +408,7 @@ class Session:
         welcome = handshake.read(self.codec, packet.d, Welcome) or Welcome()
         self.interphone = handshake.is_identity(welcome.interphone)
         if self.interphone:
-            self.can = handshake.common_capabilities(welcome.interphone, CAPABILITIES)
+            self._learn(welcome.interphone)
             self.native = handshake.chosen_dialect(welcome.interphone, self._dialects) == "native"
         self.isdk = welcome.compress is msgspec.UNSET and welcome.messagepack is msgspec.UNSET
         self._compress = self._compress and bool(welcome.compress)
@@ -391,6 +418,13 @@ class Session:
         if self.isdk:
             self._wire.pad = PADDING
         self._react.opened(welcome)
+
+    def _learn(self, shown: object) -> None:
+        """Note what the other end shows of itself."""
+        self.can = handshake.common_capabilities(shown, CAPABILITIES)
+        self.credit = handshake.credit_of(shown)
+        if self.credit is not None:
+            self._turnstile.restrict(self.credit.requests, self.credit.bytes)
 
     def _opened(self) -> None:
         """Both CONNECTION frames are plain JSON; everything after them is what was agreed."""
@@ -432,12 +466,14 @@ class Session:
             self._react.publication(*shape)
 
     def _on_request(self, packet: Packet) -> None:
+        if self.credit is not None and self._ours(packet):
+            self._guests.come(packet.n, self._size)
         if self.state is State.DRAINING:
             self.fail(packet.n, Failure("closing", "the peer is closing"))
         elif self.interphone and packet.k is None:
-            self._react.request(packet.n, packet.d, _deadline(packet.o))
+            self._react.request(packet.n, packet.d, Options.read(packet.o))
         elif self.interphone and packet.k == "call":
-            self._react.call(packet.n, packet.d, _deadline(packet.o))
+            self._react.call(packet.n, packet.d, Options.read(packet.o))
         elif self.role == "server" and self._on_subscription(packet):
             return
         elif packet.k is not None and self.interphone:
@@ -445,13 +481,59 @@ class Session:
                 packet.n, Failure("unsupported", f"no such kind of request: {packet.k!r:.75}")
             )
         else:
-            self._react.request(packet.n, packet.d, None)
+            self._react.request(packet.n, packet.d, Options())
 
     def _on_cancel(self, packet: Packet) -> None:
         if self.interphone:
             self._react.cancelled(packet.n)
         else:
             self.counts.unknown += 1
+
+    def _on_open(self, packet: Packet) -> None:
+        if not self._ours(packet):
+            return
+        window = packet.o.get("credit") if type(packet.o) is dict else None
+        self.streams.serve(packet.n, window, self._size)
+        many, limits = len(self.streams.served), self.limits
+        if self.state is State.DRAINING:
+            self.fail(packet.n, Failure("closing", "the peer is closing"))
+        elif many > limits.max_streams or (many > 1 and self.streams.bytes > limits.max_held):
+            self.fail(packet.n, Failure("overloaded", f"{many - 1} streams are open already"))
+        else:
+            self._react.open(packet.n, packet.d, Options.read(packet.o))
+
+    def _on_item(self, packet: Packet) -> None:
+        if self._ours(packet):
+            self.streams.on_item(packet, self._react)
+
+    def _on_grant(self, packet: Packet) -> None:
+        if self._ours(packet):
+            self.streams.on_grant(packet, self._react)
+
+    def _on_input(self, packet: Packet) -> None:
+        if self._ours(packet):
+            self.streams.on_input(packet, self._react)
+
+    def _on_demand(self, packet: Packet) -> None:
+        if self._ours(packet):
+            self.streams.on_demand(packet, self._react)
+
+    def _on_progress(self, packet: Packet) -> None:
+        if self._ours(packet):
+            entry = self._wire.pending.get(packet.n)
+            if entry is None:
+                self.counts.late += 1
+            else:
+                self._react.progress(entry.token, packet.d)
+
+    def _ours(self, packet: Packet) -> bool:
+        """Whether this is from one of us, whose packets beyond Node's have a nonce like ours."""
+        if not self.interphone:
+            self.counts.unknown += 1
+            return False
+        if type(packet.n) is not self._wire.kind_of_nonce:
+            raise RemoteProtocolError(f"no nonce of a stream or request: {packet.n!r:.75}")
+        return True
 
     def _on_subscription(self, packet: Packet) -> bool:
         """React to sub, unsub and pub; False if the request is the user's own.
@@ -471,10 +553,19 @@ class Session:
 
     def _on_response(self, packet: Packet) -> None:
         entry = self._wire.settle(packet.n, RESPONSE)
+        failure = None
+        if self.interphone:
+            if packet.e is not None:
+                failure = read_failure(packet.e)
+            if type(packet.n) is self._wire.kind_of_nonce:  # else it is none of ours
+                self.streams.asked.pop(packet.n, None)
+                for body in self._turnstile.leave(packet.n):
+                    self._put(body)
         if entry is None:
-            self.counts.late += 1
-        elif self.interphone and packet.e is not None:
-            self._react.failed(entry.token, error_of(read_failure(packet.e)))
+            if failure is None or failure.code != "cancelled":  # we asked for that one
+                self.counts.late += 1
+        elif failure is not None:
+            self._react.failed(entry.token, error_of(failure))
         else:
             self._react.answered(entry.token, packet.d)
 
@@ -563,23 +654,57 @@ class Session:
         )
 
     def call(
-        self, payload: bytes, token: object, *, now: float = 0.0, timeout: float | None = None
+        self,
+        payload: bytes,
+        token: object,
+        *,
+        now: float = 0.0,
+        timeout: float | None = None,
+        progress: bool = False,
     ) -> Nonce:
         """Ask for a method: the payload is ``{"method", "params", "named"}``.
 
         A Node end gets it as a JSON-RPC 2.0 envelope would be read: as a plain request.
         """
-        return self._put_marked("call", payload, token, now, timeout)
+        return self._put_marked("call", payload, token, now, timeout, progress=progress)
 
-    def _options(self, timeout: float | None) -> dict[str, Any] | None:
-        """What rides along with a request: how long its asker will wait."""
-        return {"deadline": timeout} if timeout is not None and self.interphone else None
+    def open_stream(
+        self,
+        payload: bytes,
+        token: object,
+        *,
+        window: int,
+        now: float = 0.0,
+        timeout: float | None = None,
+    ) -> Nonce:
+        """Ask for a method whose answer or question comes piece by piece; as `call`.
+
+        At most `window` units of credit are under way towards us; see `streams`.
+        """
+        self._require_open()
+        nonce = self._ask(token, now, timeout, RESPONSE)
+        options = {"credit": window} | (self._options(timeout) or {})
+        self._put_asking(nonce, self._dialect.packet(OPEN, payload, nonce, options=options))
+        self.streams.ask(nonce, token, window)
+        return nonce
+
+    def report_progress(self, nonce: Nonce, payload: bytes) -> None:
+        """Tell the asker of a request how far the work is."""
+        if self.state in (State.OPEN, State.DRAINING):
+            self._put(self._dialect.packet(PROGRESS, payload, nonce))
+
+    def _options(self, timeout: float | None, *, progress: bool = False) -> dict[str, Any] | None:
+        """What rides along with a request: how long its asker will wait, what else it wants."""
+        if not self.interphone:
+            return None
+        options: dict[str, Any] = {} if timeout is None else {"deadline": timeout}
+        return options | {"progress": True} if progress else options or None
 
     def ping(self, token: object, *, now: float = 0.0, timeout: float | None = None) -> Nonce:
         """Ask for a sign of life."""
         self._require_open()
         nonce = self._ask(token, now, timeout, PONG)
-        return self._put_request(nonce, self._dialect.packet(PING, ABSENT, nonce))
+        return self._put_asking(nonce, self._dialect.packet(PING, ABSENT, nonce))
 
     def subscribe(
         self,
@@ -628,12 +753,19 @@ class Session:
         )
 
     def _put_marked(
-        self, kind: str, payload: bytes, token: object, now: float, timeout: float | None
+        self,
+        kind: str,
+        payload: bytes,
+        token: object,
+        now: float,
+        timeout: float | None,
+        *,
+        progress: bool = False,
     ) -> Nonce:
         self._require_open()
         nonce = self._ask(token, now, timeout, RESPONSE)
         mark = kind if self.interphone else None
-        options = self._options(timeout) if kind == "call" else None
+        options = self._options(timeout, progress=progress) if kind == "call" else None
         body = self._dialect.packet(REQUEST, payload, nonce, mark=mark, options=options)
         return self._put_request(nonce, body)
 
@@ -664,18 +796,20 @@ class Session:
         Raises:
             MessageTooBig: The answer is over the limit; nothing was sent.
         """
-        if self.state in (State.OPEN, State.DRAINING):
+        if self.answering:
             self._put(self._dialect.response(payload, nonce))
+            self._served(nonce)
         else:
             self.counts.unsendable += 1
 
-    def fail(self, nonce: Nonce, failure: Failure, *, id: msgspec.Raw = ABSENT) -> None:
+    def fail(self, nonce: Nonce, failure: Failure, *, id: object = ABSENT) -> None:
         """Answer a request that has no result; `id` is that of a Node asker's envelope."""
-        if self.state not in (State.OPEN, State.DRAINING):
+        if not self.answering:
             self.counts.unsendable += 1
         elif self.interphone:
             told = failure if "errors" in self.can else failure.plain()
             self._put(self._dialect.packet(RESPONSE, ABSENT, nonce, failure=told))
+            self._served(nonce)
         else:
             error = {
                 "code": NODE_CODES[failure.code],
@@ -684,8 +818,19 @@ class Session:
             }
             if failure.data is None:
                 del error["data"]
-            answer = {"jsonrpc": "2.0", "error": error} | ({"id": id} if id else {})
+            answer = {"jsonrpc": "2.0", "error": error} | ({} if id is ABSENT else {"id": id})
             self._put(self._dialect.packet(RESPONSE, self.codec.encode(answer), nonce))
+            self._served(nonce)
+
+    def _served(self, nonce: Nonce) -> None:
+        """Note that a request or stream of the other end was answered."""
+        if not self.streams.answered(nonce) and self.credit is not None:
+            self._guests.leave(nonce)
+
+    @property
+    def answering(self) -> bool:
+        """Whether an answer can still be sent."""
+        return self.state is State.OPEN or self.state is State.DRAINING
 
     def forget(self, nonce: Nonce) -> None:
         """Nobody waits for this answer any more: one of us is told to stop.
@@ -695,10 +840,14 @@ class Session:
         if self._wire.pending.pop(nonce, None) is not None:
             self._cancel(nonce)
 
-    def _cancel(self, nonce: Nonce) -> None:
-        """Tell the other end that nobody waits for this answer any more."""
-        if self.interphone and self.state in (State.OPEN, State.DRAINING):
+    def _cancel(self, nonce: Nonce) -> bool:
+        """Tell the other end that nobody waits for this answer; False if it was never asked."""
+        self.streams.asked.pop(nonce, None)
+        if self._turnstile.withdraw(nonce):
+            return False
+        if self.interphone and self.answering:
             self._put(self._dialect.packet(CANCEL, ABSENT, nonce))
+        return True
 
     def drain(self, reason: Any, react: Reactions) -> None:
         """Take no new requests, and fail our own: the first half of a goodbye."""
@@ -737,11 +886,23 @@ class Session:
             body = self._deflate.compress(body, self._wire.limit)
         self._wire.put(body)
 
+    def _put_piece(self, kind: int, payload: bytes, nonce: Nonce) -> None:
+        if self.answering:
+            self._put(self._dialect.packet(kind, payload, nonce))
+
     def _put_request(self, nonce: Nonce, body: bytes) -> Nonce:
+        """Queue a request, or hold it until there is credit."""
+        if len(body) <= self._wire.limit and not self._turnstile.enter(nonce, body):
+            return nonce
+        return self._put_asking(nonce, body)
+
+    def _put_asking(self, nonce: Nonce, body: bytes) -> Nonce:
         try:
             self._put(body)
         except MessageTooBig:
             del self._wire.pending[nonce]
+            for held in self._turnstile.leave(nonce):
+                self._put(held)
             raise
         return nonce
 
@@ -795,9 +956,10 @@ class Session:
             expired = pending.pop(nonce, None)
             if expired is not None:
                 assert expired.timeout is not None  # it had a deadline
-                if expired.answer == RESPONSE:
-                    self._cancel(nonce)
-                self._react.failed(expired.token, RequestTimeout(expired.timeout))
+                error = RequestTimeout(expired.timeout)
+                if expired.answer == RESPONSE and not self._cancel(nonce):
+                    error.delivery = "not_sent"
+                self._react.failed(expired.token, error)
 
     def _beat(self, now: float) -> None:
         verdict = self._heartbeat.look(now, reading=not self._wire.stopped)
@@ -809,17 +971,13 @@ class Session:
 
     def _fail_pending(self, react: Reactions) -> None:
         error = self.error or ConnectionLost()
-        pending = list(self._wire.pending.values())
+        pending = dict(self._wire.pending)
         self._wire.pending.clear()
+        self.streams.asked.clear()
         self._pending_due = None
         self._note_due()
-        for entry in pending:
-            react.failed(entry.token, copy_of(error))
-
-
-def _deadline(options: object) -> float | None:
-    """Seconds the asker will wait, if it said so."""
-    seconds = options.get("deadline") if isinstance(options, dict) else None
-    if not isinstance(seconds, int | float) or not 0 < seconds < LONGEST:
-        return None
-    return float(seconds)
+        for nonce, entry in pending.items():
+            failed = copy_of(error)
+            if self._turnstile.withdraw(nonce):
+                failed.delivery = "not_sent"
+            react.failed(entry.token, failed)

@@ -15,24 +15,29 @@ import msgspec
 from ..errors import PayloadError
 from .payload import ABSENT, Codec
 
-__all__ = ["Envelope", "Published", "Wanted", "enveloped", "published", "wanted"]
+__all__ = ["Envelope", "Published", "Wanted", "cancelled", "enveloped", "published", "wanted"]
 
 RPC_HINT = re.compile(rb"jsonrpc")
+CANCEL_HINT = re.compile(rb"\$/cancelRequest")
 HINT = re.compile(rb'"?(?:pub|sub|unsub)')  # in either codec; decided by decoding
 
 
 class Envelope(NamedTuple):
-    """A JSON-RPC 2.0 request, as Node programs call methods by a plain request."""
+    """A JSON-RPC 2.0 request, as Node programs call methods by a plain request.
+
+    Attributes:
+        id: What it is known by, decoded; `ABSENT` if it has none.
+    """
 
     method: str
     params: msgspec.Raw
     named: msgspec.Raw
-    id: msgspec.Raw
+    id: object
 
     def result(self, value: object) -> dict[str, object]:
         """Return the envelope of the answer."""
         answer = {"jsonrpc": "2.0", "result": value}
-        return answer | {"id": self.id} if self.id else answer
+        return answer if self.id is ABSENT else answer | {"id": self.id}
 
 
 class Published(NamedTuple):
@@ -82,9 +87,21 @@ def enveloped(codec: Codec, payload: msgspec.Raw) -> Envelope | None:
         return None
     params = members.get("params", ABSENT)
     named = isinstance(_decoded(codec, params), dict)
-    return Envelope(
-        method, ABSENT if named else params, params if named else ABSENT, members.get("id", ABSENT)
-    )
+    id = _decoded(codec, members["id"]) if "id" in members else ABSENT
+    return Envelope(method, ABSENT if named else params, params if named else ABSENT, id)
+
+
+def cancelled(codec: Codec, payload: msgspec.Raw) -> object:
+    """Read the id in a ``$/cancelRequest`` of the Language Server Protocol; None if it is none."""
+    if CANCEL_HINT.search(payload) is None:
+        return None
+    try:
+        members = codec.members(payload)
+        if _decoded(codec, members.get("method", ABSENT)) != "$/cancelRequest":
+            return None
+        return _decoded(codec, codec.members(members.get("params", ABSENT)).get("id", ABSENT))
+    except PayloadError:
+        return None
 
 
 def _members(codec: Codec, payload: msgspec.Raw) -> dict[str, msgspec.Raw]:

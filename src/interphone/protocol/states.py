@@ -16,7 +16,22 @@ from __future__ import annotations
 
 from enum import Enum
 
-from .messages import CANCEL, CONNECTION, END, MESSAGE, PING, PONG, REQUEST, RESPONSE
+from .messages import (
+    CANCEL,
+    CONNECTION,
+    DEMAND,
+    END,
+    GRANT,
+    INPUT,
+    ITEM,
+    MESSAGE,
+    OPEN,
+    PING,
+    PONG,
+    PROGRESS,
+    REQUEST,
+    RESPONSE,
+)
 
 __all__ = ["LEGAL", "State"]
 
@@ -31,10 +46,14 @@ class State(Enum):
     CLOSED = "closed"
 
 
+_SPOKEN = frozenset(
+    {MESSAGE, REQUEST, RESPONSE, PING, PONG, CANCEL, OPEN, ITEM, GRANT, INPUT, DEMAND, PROGRESS}
+)
+
 LEGAL: dict[State, frozenset[int]] = {
     State.OPENING: frozenset({CONNECTION, END}),
-    State.OPEN: frozenset({MESSAGE, REQUEST, RESPONSE, PING, PONG, CANCEL, END}),
-    State.DRAINING: frozenset({MESSAGE, REQUEST, RESPONSE, PING, PONG, CANCEL, END}),
+    State.OPEN: _SPOKEN | {END},
+    State.DRAINING: _SPOKEN | {END},
     State.CLOSING: frozenset({END}),
     State.CLOSED: frozenset(),
 }
