@@ -14,12 +14,22 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
 MODULES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))
 
 LAYERS = [
-    {"errors", "address", "hooks", "limits", "backoff"},
+    {"notes", "errors", "address", "hooks", "limits", "backoff", "version"},
     {"protocol"},
     {"transports"},
     {"connection"},
-    {"deadlines", "handlers", "methods", "stream", "subscription", "calls", "inbox", "peer"},
-    {"admission", "exchange", "feed", "server", "client"},
+    {
+        "deadlines",
+        "handlers",
+        "methods",
+        "declared",
+        "stream",
+        "subscription",
+        "calls",
+        "inbox",
+        "peer",
+    },
+    {"introspection", "admission", "exchange", "feed", "server", "client"},
     {"run", "blocking", "inspector", "backplane", "testing"},
     {"cli"},
 ]

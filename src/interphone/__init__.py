@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .address import (
         Address,
@@ -52,6 +54,14 @@ if TYPE_CHECKING:
         WrongThread,
     )
     from .handlers import PASS
+    from .introspection import (
+        Description,
+        Info,
+        MethodDescription,
+        MethodStats,
+        ParamDescription,
+        Stats,
+    )
     from .limits import Limits
     from .methods import Contract, contract
     from .peer import Call, Peer
@@ -59,8 +69,6 @@ if TYPE_CHECKING:
     from .server import Outcome, Server
     from .stream import Stream
     from .subscription import Gap, Publication, Receipt, Subscription
-
-__version__ = "0.1.0.dev0"
 
 _HOMES = {
     "address": (
@@ -104,6 +112,14 @@ _HOMES = {
         "WrongThread",
     ),
     "handlers": ("PASS",),
+    "introspection": (
+        "Description",
+        "Info",
+        "MethodDescription",
+        "MethodStats",
+        "ParamDescription",
+        "Stats",
+    ),
     "limits": ("Limits",),
     "methods": ("Contract", "contract"),
     "peer": ("Call", "Peer"),
@@ -127,20 +143,25 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionLost",
     "Contract",
+    "Description",
     "ForkedError",
     "Gap",
     "HandshakeError",
+    "Info",
     "InterphoneError",
     "InvalidParams",
     "Limits",
     "LocalProtocolError",
     "MemoryAddress",
     "MessageTooBig",
+    "MethodDescription",
     "MethodNotFound",
+    "MethodStats",
     "Outage",
     "Outcome",
     "Overflow",
     "Overloaded",
+    "ParamDescription",
     "PayloadError",
     "Peer",
     "ProtocolError",
@@ -153,6 +174,7 @@ __all__ = [
     "RequestError",
     "RequestTimeout",
     "Server",
+    "Stats",
     "Status",
     "Stream",
     "StreamClosed",

@@ -85,6 +85,9 @@ class Calls:
                 return await method.handler.run(tasks, args, kwargs)
             async with aclosing(method.handler.iterate(tasks, args, kwargs)) as items:
                 return [item async for item in items]
+        except Exception:
+            method.failures += 1
+            raise
         finally:
             self._handlers.running[method.name] -= 1
 
@@ -96,12 +99,23 @@ class Calls:
         return asked
 
     def _find(self, name: str) -> Method:
+        if self._session.interphone and name in self._handlers.builtins:
+            return self._builtin(name)
         try:
             method: Method = self._handlers.methods.get(name)
             return method
         except MethodNotFound as exc:
             facts = {"method": exc.method, "nearest": exc.nearest}
             raise NotTaken(Failure("method-not-found", str(exc), data=facts)) from None
+
+    def _builtin(self, name: str) -> Method:
+        """Return a method of the library's own, if the caller may know of it."""
+        assert self._connection is not None  # it brought the call
+        if not self._connection.same_owner:
+            why = f"{name} is only for ends that the system says are of the same user"
+            raise NotTaken(Failure("unsupported", why))
+        method: Method = self._handlers.builtins[name]
+        return method
 
     def _bind(
         self, method: Method, asked: Asked, call: object, items: object = None
@@ -119,6 +133,7 @@ class Calls:
             message = f"{method.name} runs {running} times already"
             raise NotTaken(Failure("overloaded", message))
         all_running[method.name] = running + 1
+        method.calls += 1
 
     # Piece by piece
 
@@ -147,6 +162,9 @@ class Calls:
             flush()
         try:
             return await self._pass_on(method, args, kwargs, sink)
+        except Exception:
+            method.failures += 1
+            raise
         finally:
             del self._sinks[nonce], self._sources[nonce]
             self._handlers.running[method.name] -= 1

@@ -26,6 +26,7 @@ import msgspec
 from .address import Address, resolve
 from .backoff import Backoff
 from .deadlines import shrunk
+from .declared import Declared
 from .errors import (
     ConnectError,
     ConnectionClosed,
@@ -37,8 +38,9 @@ from .errors import (
     RequestTimeout,
 )
 from .feed import Feed, check_result
-from .handlers import Chain, Handlers, Tasks, log_error
+from .handlers import Chain, Handlers, Tasks, log_error, log_raised
 from .hooks import Hook
+from .introspection import Introspection, Sources
 from .limits import Limits
 from .methods import Contract, Methods
 from .peer import (
@@ -126,6 +128,7 @@ class Client:
         allowed_uids: Users whose server is trusted, over a Unix socket; default: only this one.
         heartbeat: As for `Server`.
         dialect: As for `Server`.
+        debug: As for `Server`.
     """
 
     def __init__(
@@ -143,6 +146,7 @@ class Client:
         allowed_uids: Iterable[int] | None = None,
         heartbeat: float | None = 20.0,
         dialect: Literal["native", "classic"] = "native",
+        debug: bool = False,
     ) -> None:
         if dialect not in ("native", "classic"):
             raise ValueError(f"the dialect is 'native' or 'classic', not {dialect!r}")
@@ -190,6 +194,7 @@ class Client:
         self.on_message: Hook[[Any]] = Hook(self._tasks)
         self.on_request: Chain[[Any]] = Chain()
         self.method = Methods(Call)
+        self.error = Declared(debug=debug)
         self.on_error: Hook[[Exception]] = Hook(self._tasks)
         self.on_close: Hook[[Any]] = Hook(self._tasks)
         self._handlers = Handlers(
@@ -197,8 +202,22 @@ class Client:
             on_message=self.on_message,
             on_request=self.on_request,
             methods=self.method,
+            errors=self.error,
             told=False,
         )
+        self._introspection = Introspection(
+            "client",
+            Sources(
+                address=lambda: self.address,
+                peers=lambda: () if self._peer is None else (self._peer,),
+                topics=tuple,
+                publications_dropped=lambda: self._feed.dropped,
+                evicted=int,
+            ),
+            self._handlers,
+            self.limits,
+        )
+        self._handlers.builtins = self._introspection.methods
         self._events = PeerEvents(
             made=self._made,
             hello=_never,
@@ -208,6 +227,7 @@ class Client:
             publish=_never,
             publication=self._feed.deliver,
             report=self._report_of,
+            raised=self._raised,
             lost=self._lost,
         )
 
@@ -234,6 +254,7 @@ class Client:
             _payload_codec.encode(payload)
             self._payload = payload
         self._closing, self._end, self._attempts = False, None, 0
+        self._introspection.begin()
         try:
             peer = await self._within(self._connect_timeout, self._tasks.start(self._establish()))
         except BaseException:
@@ -418,6 +439,7 @@ class Client:
 
     def _lost(self, peer: Peer, error: InterphoneError) -> None:
         """A connection ended: of an attempt, or the one that stood."""
+        self._introspection.left(peer)
         if peer is self._trying and self._answer is not None and not self._answer.done():
             self._answer.set_exception(
                 error
@@ -775,6 +797,11 @@ class Client:
             error, ConnectError
         ):  # else `connect` raises it
             self._report(error)
+
+    def _raised(self, peer: Peer, error: Exception) -> None:
+        """A handler raised instead of answering."""
+        log_raised(error, peer)
+        self.on_error.fire(error)
 
     def _report_handler(self, error: Exception, args: tuple[object, ...]) -> None:
         """A hook's handler raised. Who hears of errors and raises is only logged."""

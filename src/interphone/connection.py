@@ -29,7 +29,7 @@ from .errors import (
 from .protocol.events import Reactions
 from .protocol.session import Session
 from .protocol.states import State
-from .transports import hung_up
+from .transports import hung_up, same_owner
 
 __all__ = ["Connection"]
 
@@ -54,6 +54,7 @@ class Connection(asyncio.BufferedProtocol):
     Attributes:
         blocked: Whether a sender must wait for `writable`.
         credentials: Who is at the other end, as the kernel tells; None where it does not.
+        same_owner: Whether that certainly is the user of this process.
         closed: A future, done when the transport is gone.
     """
 
@@ -93,6 +94,7 @@ class Connection(asyncio.BufferedProtocol):
         self._waiters: deque[asyncio.Future[None]] = deque()
         self.blocked = False
         self.credentials: Any = None
+        self.same_owner = False
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
     # What asyncio calls
@@ -102,6 +104,7 @@ class Connection(asyncio.BufferedProtocol):
         limits = self._session.limits
         self._transport = cast(asyncio.Transport, transport)
         self.credentials = transport.get_extra_info("credentials")
+        self.same_owner = same_owner(transport)
         self._transport.set_write_buffer_limits(limits.high_water, limits.low_water)
         self._made()
         self.arm()

@@ -53,6 +53,10 @@ class Exchange:
         """What a peer is subscribed to."""
         return self._topics.of(peer)
 
+    def names(self) -> set[str]:
+        """Every topic somebody is subscribed to."""
+        return {*self._topics.names(), *self.local.names()}
+
     # What peers ask
 
     def subscribe(self, peer: Peer, nonce: Nonce, topics: list[str]) -> None:

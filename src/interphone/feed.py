@@ -44,6 +44,11 @@ class Feed:
         self._report = report
         self._local = Subscriptions()
 
+    @property
+    def dropped(self) -> int:
+        """Publications that subscriptions and handlers lost because their queues were full."""
+        return sum(subscription.dropped for subscription in self._local.all())
+
     async def attach(self, subscription: Subscription[Any]) -> None:
         """Subscribe at the server."""
         peer = await self._standing(DEFAULT_TIMEOUT)

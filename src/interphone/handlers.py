@@ -23,7 +23,7 @@ from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, overload
 from .errors import InterphoneError
 from .hooks import Hook
 
-__all__ = ["PASS", "Chain", "Handler", "Handlers", "Place", "Tasks", "log_error"]
+__all__ = ["PASS", "Chain", "Handler", "Handlers", "Place", "Tasks", "log_error", "log_raised"]
 
 logger = logging.getLogger("interphone")
 
@@ -42,7 +42,12 @@ def log_error(error: Exception, where: object) -> None:
     if isinstance(error, InterphoneError):
         logger.warning("%r: %s", where, error)
     else:
-        logger.error("%r: a handler raised", where, exc_info=error)
+        log_raised(error, where)
+
+
+def log_raised(error: Exception, where: object) -> None:
+    """Log what a handler raised, whatever it is, with its traceback."""
+    logger.error("%r: a handler raised", where, exc_info=error)
 
 
 class _Pass:
@@ -324,6 +329,7 @@ class Handlers:
 
     Attributes:
         told: Whether handlers are given the peer as their first argument.
+        builtins: Methods that the library itself answers, for ends of the same user.
     """
 
     def __init__(
@@ -333,11 +339,14 @@ class Handlers:
         on_message: Hook[...],
         on_request: Chain[...],
         methods: Any,
+        errors: Any,
         told: bool,
     ) -> None:
         self.tasks = tasks
         self.on_message = on_message
         self.on_request = on_request
         self.methods = methods  # a Methods, which is made of Handlers
+        self.errors = errors  # a Declared, which knows methods
+        self.builtins: Mapping[str, Any] = {}
         self.running: dict[str, int] = {}  # how often each method runs, for whomever
         self.told = told

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from inspect import iscoroutine
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ import msgspec
 from .calls import Calls, NotTaken, Report
 from .connection import Connection
 from .deadlines import set_deadline
-from .errors import MessageTooBig, PayloadError, RemoteError
+from .errors import ConnectionLost, MessageTooBig, PayloadError
 from .handlers import PASS, Handler, Handlers
 from .protocol.events import Nonce, Options
 from .protocol.messages import Failure, failure_of
@@ -54,6 +55,7 @@ class Inbox:
         handlers: Handlers,
         told: tuple[object, ...],
         report: Callable[[Exception], None],
+        raised: Callable[[Exception], None],
         make_call: Callable[[Report | None], object],
     ) -> None:
         self.calls = Calls(session, handlers, make_call)
@@ -63,6 +65,7 @@ class Inbox:
         self._handlers = handlers
         self._told = told
         self._report = report
+        self._raised = raised
         self._connection: Connection | None = None
         self._uncredited = 0  # under way without having been counted before it was sent
         self._held = 0  # bytes under way
@@ -238,8 +241,8 @@ class Inbox:
             return False  # the long way says why
         try:
             result = handler.function(*self._told, data)
-        except Exception as exc:
-            self.fail(nonce, failure_of(exc), exc)
+        except BaseException as exc:
+            self._explain(nonce, exc)
             return True
         if result is PASS or iscoroutine(result):
             self._answer_later(nonce, raw, self._ask_handlers(raw, result), None, loose=result)
@@ -262,6 +265,7 @@ class Inbox:
         answer = self._handlers.tasks.start(self._answer(nonce, work, deadline, envelope))
 
         def ended(task: asyncio.Task[None]) -> None:
+            task.cancelled() or task.exception()  # a KeyboardInterrupt ends the program anyway
             self._answers.pop(task, None)
             self._let_go(raw, credited=True)
             if task.cancelled() and self._session.answering:  # every request is answered
@@ -292,20 +296,18 @@ class Inbox:
             set_deadline(deadline)
         try:
             result = await work
-            if self._connection is not None and self._connection.crowded():
-                await self._connection.writable()
         except NotTaken as exc:
             self.fail(nonce, exc.failure, exc.error, envelope=envelope)
-        except SystemExit as exc:  # the handler's wish is not the server's
-            self.fail(nonce, Failure("failed", str(exc), "SystemExit"), envelope=envelope)
-        except asyncio.CancelledError:
-            if task.cancelling():
+        except GeneratorExit:  # the loop is thrown away
+            raise
+        except BaseException as exc:
+            if isinstance(exc, asyncio.CancelledError) and task.cancelling():
                 raise
-            failure = Failure("failed", "the handler was cancelled", "CancelledError")
-            self.fail(nonce, failure, envelope=envelope)
-        except Exception as exc:
-            self.fail(nonce, failure_of(exc), exc, envelope=envelope)
+            self._explain(nonce, exc, envelope)
         else:
+            if self._connection is not None and self._connection.crowded():
+                with suppress(ConnectionLost):  # then the answer is dropped, and counted
+                    await self._connection.writable()
             self.respond(nonce, envelope.result(result) if envelope else result)
 
     async def _ask_handlers(self, raw: msgspec.Raw, first: object = None) -> object:
@@ -336,6 +338,20 @@ class Inbox:
         else:
             self._flush()
 
+    def _explain(
+        self, nonce: Nonce, error: BaseException, envelope: Envelope | None = None
+    ) -> None:
+        """Answer for a handler that raised; this side hears of it unless it was an answer.
+
+        `SystemExit` is the handler's wish, not the server's. `KeyboardInterrupt` is the user's.
+        """
+        failure, fault = self._handlers.errors.told(self._codec, error)
+        if fault is not None:
+            self._raised(fault)
+        self.fail(nonce, failure, envelope=envelope)
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+
     def fail(
         self,
         nonce: Nonce,
@@ -344,16 +360,23 @@ class Inbox:
         *,
         envelope: Envelope | None = None,
     ) -> None:
-        """Tell the asker why there is no answer; tell this side, too, unless it was meant so."""
-        if error is not None and not isinstance(error, RemoteError):
+        """Tell the asker why there is no answer; tell this side of the error, if there is one."""
+        if error is not None:
             self._report(error)
-        try:
-            self._session.fail(nonce, failure, id=envelope.id if envelope else ABSENT)
-        except (PayloadError, MessageTooBig):  # its message or data cannot go over
-            self._session.fail(
-                nonce, Failure(failure.code, "an error that cannot be sent", failure.kind)
-            )
+        self._put_failure(nonce, failure, envelope.id if envelope else ABSENT)
         self._flush()
+
+    def _put_failure(self, nonce: Nonce, failure: Failure, id: object) -> None:
+        *lesser, least = failure.lesser()
+        for each in (failure, *lesser):
+            try:
+                self._session.fail(nonce, each, id=id)
+            except (PayloadError, MessageTooBig) as exc:
+                if each is failure and failure.data is not None:  # which its author wants to know
+                    self._report(exc)
+            else:
+                return
+        self._session.fail(nonce, least)
 
     def _flush(self) -> None:
         if self._connection is not None:

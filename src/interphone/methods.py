@@ -50,7 +50,17 @@ from .errors import InvalidParams, MethodNotFound, PayloadError
 from .handlers import Handler, Place
 from .protocol.payload import Codec
 
-__all__ = ["Contract", "Implements", "Method", "Methods", "Param", "check_name", "contract"]
+__all__ = [
+    "Contract",
+    "Implements",
+    "Kind",
+    "Method",
+    "Methods",
+    "Param",
+    "check_decodable",
+    "check_name",
+    "contract",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -184,6 +194,8 @@ class Method:
         injected: Its parameters that do not come over the wire: the call, the stream it reads.
         params: Its other parameters.
         returns: Type of its result, or of its items; Any if it has no annotation.
+        calls: How often it was run.
+        failures: How often it raised, also on purpose.
     """
 
     def __init__(
@@ -210,13 +222,15 @@ class Method:
         self.injected, signature = _without_injected(signature, call_type, label)
         self.reads = _reads(self.injected, self.handler.place, label)
         self.params = _params_of(signature, label)
+        self.calls = 0
+        self.failures = 0
         yields, self.returns = _answer_of(signature)
         if yields and not self.stream:
             raise ValueError(f"{label} is annotated as a stream, but it does not yield")
         if collect and not self.stream:
             raise ValueError(f"collect=True is for methods that yield: {label} does not")
         for param in self.params:
-            _check_decodable(param, label)
+            check_decodable(param, label)
         self._prepare()
 
     def __repr__(self) -> str:
@@ -555,12 +569,13 @@ def _reads(injected: list[_Injected], place: Place, label: str) -> Any:
             wanted = "AsyncIterator" if each.plain else "Iterator"
             where = "a thread" if place == "thread" else "the loop"
             raise ValueError(f"{label} runs on {where}: annotate {each.name!r} as {wanted}")
-        _check_decodable(Param(each.name, each.item, True, "named"), label)
+        check_decodable(Param(each.name, each.item, True, "named"), label)
         return each.item
     return None
 
 
-def _check_decodable(param: Param, label: str) -> None:
+def check_decodable(param: Param, label: str) -> None:
+    """Raise `ValueError` if no value of its type can come over the wire."""
     try:
         hash(param.type)
         msgspec.json.Decoder(param.type)

@@ -32,6 +32,7 @@ from .errors import (
     ConnectionLost,
     InterphoneError,
     PayloadError,
+    RemoteError,
     RequestTimeout,
     Unsupported,
 )
@@ -79,6 +80,7 @@ class PeerEvents(NamedTuple):
     publish: Callable[[Peer, Nonce, str, msgspec.Raw, msgspec.Raw], None]
     publication: Callable[[Peer, str, msgspec.Raw], None]
     report: Callable[[Peer, Exception], None]
+    raised: Callable[[Peer, Exception], None]
     lost: Callable[[Peer, InterphoneError], None]
 
 
@@ -104,7 +106,12 @@ class Peer:
         self._session = session
         told: tuple[object, ...] = (self,) if handlers.told else ()
         self.inbox = Inbox(
-            session, handlers, told, partial(events.report, self), partial(Call, self)
+            session,
+            handlers,
+            told,
+            partial(events.report, self),
+            partial(events.raised, self),
+            partial(Call, self),
         )
         self._listeners: dict[object, Callable[[Any], object]] = {}  # to progress, by token
         self._react = Reactions(
@@ -230,7 +237,7 @@ class Peer:
             timeout: Seconds to wait; None waits without limit.
 
         Raises:
-            RemoteError: The handler raised.
+            RemoteError: The handler raised; what is declared here is raised as itself.
             Unhandled: Nobody there takes this request.
             RequestTimeout: No answer in time.
             Overloaded: Too many requests wait for an answer; it was not sent.
@@ -244,7 +251,16 @@ class Peer:
         payload = await self.ready_to_send(data, timeout)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         nonce = self._session.request(payload, answer, now=self._loop.time(), timeout=timeout)
-        return self._result(await self._answer_to(nonce, answer), returns)
+        try:
+            raw = await self._answer_to(nonce, answer)
+        except RemoteError as exc:
+            raise self._own(exc) from None
+        return self._result(raw, returns)
+
+    def _own(self, error: RemoteError) -> Exception:
+        """What a handler at the other end raised, as itself if it is declared here."""
+        own: Exception = self._handlers.errors.own(self._session.codec, error)
+        return own
 
     def _result(self, raw: msgspec.Raw, returns: Any) -> Any:
         try:
@@ -300,7 +316,7 @@ class Peer:
         Raises:
             MethodNotFound: There is no such method.
             InvalidParams: The parameters do not fit it; its handler did not run.
-            RemoteError: The handler raised.
+            RemoteError: The handler raised; what is declared here is raised as itself.
             Unsupported: A Node end has no methods, or the method streams.
             Everything `request` raises.
         """
@@ -328,13 +344,16 @@ class Peer:
         nonce = self._session.call(
             payload, answer, now=self._loop.time(), timeout=timeout, progress=progress
         )
-        if on_progress is None:
-            return self._result(await self._answer_to(nonce, answer), returns)
-        self._listeners[answer] = on_progress
+        if on_progress is not None:
+            self._listeners[answer] = on_progress
         try:
-            return self._result(await self._answer_to(nonce, answer), returns)
+            raw = await self._answer_to(nonce, answer)
+        except RemoteError as exc:
+            raise self._own(exc) from None
         finally:
-            del self._listeners[answer]
+            if on_progress is not None:
+                del self._listeners[answer]
+        return self._result(raw, returns)
 
     async def _ready_to_call(
         self,
@@ -540,7 +559,11 @@ class Peer:
 
     def _failed(self, token: object, error: InterphoneError) -> None:
         assert isinstance(token, asyncio.Future | Stream)
-        if not token.done():
+        if token.done():
+            return
+        if isinstance(token, Stream) and isinstance(error, RemoteError):
+            token.set_exception(self._own(error))
+        else:
             token.set_exception(error)
 
     def _on_progress(self, token: object, raw: msgspec.Raw) -> None:

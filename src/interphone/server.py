@@ -14,14 +14,16 @@ import msgspec
 from .address import Address, resolve
 from .admission import Admission
 from .connection import Connection
+from .declared import Declared
 from .errors import (
     ConnectionClosed,
     InterphoneError,
     LocalProtocolError,
 )
 from .exchange import Exchange
-from .handlers import Chain, Handlers, Tasks, log_error
+from .handlers import Chain, Handlers, Tasks, log_error, log_raised
 from .hooks import Hook
+from .introspection import Introspection, Sources
 from .limits import Limits
 from .methods import Methods
 from .peer import DEFAULT_TIMEOUT, Call, Peer, PeerEvents, reason_of
@@ -51,12 +53,12 @@ class Outcome(msgspec.Struct, Generic[T], frozen=True):
     Attributes:
         peer: Who was asked.
         value: Its answer; None if there is none.
-        error: Why there is none, or None.
+        error: Why there is none, an `InterphoneError` or one declared here; or None.
     """
 
     peer: Peer
     value: T | None = None
-    error: InterphoneError | None = None
+    error: Exception | None = None
 
     @property
     def ok(self) -> bool:
@@ -96,6 +98,7 @@ class Server:
             life, and again until it is given up; None: never. Node peers are never asked.
         dialect: What is spoken with interphone clients that can: "classic" is Node's, for
             debugging.
+        debug: Show interphone peers the traceback when a handler raises.
     """
 
     def __init__(
@@ -114,6 +117,7 @@ class Server:
         allowed_uids: Iterable[int] | None = None,
         heartbeat: float | None = 20.0,
         dialect: Literal["native", "classic"] = "native",
+        debug: bool = False,
     ) -> None:
         if dialect not in ("native", "classic"):
             raise ValueError(f"the dialect is 'native' or 'classic', not {dialect!r}")
@@ -153,6 +157,7 @@ class Server:
         self.on_message: Hook[[Peer, Any]] = Hook(self._tasks)
         self.on_request: Chain[[Peer, Any]] = Chain()
         self.method = Methods(Call)
+        self.error = Declared(debug=debug)
         self.on_error: Hook[[Exception, Peer | None]] = Hook(self._tasks)
         self.on_close: Hook[[]] = Hook(self._tasks)
         self._handlers = Handlers(
@@ -160,8 +165,22 @@ class Server:
             on_message=self.on_message,
             on_request=self.on_request,
             methods=self.method,
+            errors=self.error,
             told=True,
         )
+        self._introspection = Introspection(
+            "server",
+            Sources(
+                address=lambda: self.address,
+                peers=self._peers.values,
+                topics=self._exchange.names,
+                publications_dropped=lambda: self._exchange.dropped,
+                evicted=lambda: self._admission.evicted,
+            ),
+            self._handlers,
+            self.limits,
+        )
+        self._handlers.builtins = self._introspection.methods
         self._events = PeerEvents(
             made=self._made,
             hello=self._admission.asked,
@@ -171,6 +190,7 @@ class Server:
             publish=self._exchange.publish,
             publication=lambda peer, topic, raw: None,  # only a client hears a publication
             report=self._report_of,
+            raised=self._raised,
             lost=self._lost,
         )
 
@@ -212,6 +232,7 @@ class Server:
             )
         finally:
             self._starting = False
+        self._introspection.begin()
         self.on_ready.fire(self.address)
 
     async def serve_forever(self) -> None:
@@ -337,6 +358,7 @@ class Server:
     def _lost(self, peer: Peer, error: InterphoneError) -> None:
         """A connection ended."""
         self._admission.left(peer)
+        self._introspection.left(peer)
         remember = not peer.interphone and not isinstance(error, ConnectionClosed)
         self._exchange.drop(peer, remember=remember)
         if self._peers.get(peer.id) is peer:
@@ -374,10 +396,12 @@ class Server:
         return await self._ask_all(lambda peer: peer.ping(timeout=timeout))
 
     async def _ask_all(self, ask: Callable[[Peer], Awaitable[T]]) -> list[Outcome[T]]:
+        known: tuple[type[Exception], ...] = (InterphoneError, *self.error.classes)
+
         async def outcome(peer: Peer) -> Outcome[T]:
             try:
                 return Outcome(peer, await ask(peer))
-            except InterphoneError as exc:
+            except known as exc:
                 return Outcome(peer, error=exc)
 
         return list(await asyncio.gather(*map(outcome, tuple(self._peers.values()))))
@@ -446,6 +470,11 @@ class Server:
 
     def _report_of(self, peer: Peer, error: Exception) -> None:
         self._report(error, peer)
+
+    def _raised(self, peer: Peer, error: Exception) -> None:
+        """A handler raised instead of answering."""
+        log_raised(error, peer)
+        self.on_error.fire(error, peer)
 
     def _report_handler(self, error: Exception, args: tuple[object, ...]) -> None:
         """A hook's handler raised. Who hears of errors and raises is only logged."""

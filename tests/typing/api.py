@@ -43,6 +43,18 @@ async def answer_too(data: Any) -> str:
 def read(publication: Publication[User]) -> None: ...
 
 
+@server.error
+class Short(Exception): ...
+
+
+@client.error("late")
+class Late(Exception): ...
+
+
+reveal_type(Short)  # def (*args: object) -> Short
+reveal_type(client.error(Short))  # type[Short]
+
+
 async def use() -> None:
     async with client.subscribe("a", of=User) as users:
         async for user in users:

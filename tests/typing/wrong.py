@@ -25,3 +25,5 @@ client.on_message(right)  # wrong
 client.on_status(lambda status: print(status is Status.READY))
 client.subscribe("a", overflow="forget")  # wrong
 Client("x", upgrade="websocket")  # wrong
+server.error(int)  # wrong
+client.error("late")(int)  # wrong

@@ -31,6 +31,7 @@ from ..errors import (
     Unhandled,
     Unsupported,
 )
+from ..notes import add_notes, notes_of, text_of
 from .payload import ABSENT
 
 __all__ = [
@@ -74,7 +75,7 @@ CANCEL, OPEN, ITEM, GRANT, INPUT, DEMAND, PROGRESS = range(8, 15)
 VERSION = 1
 """Version of what two interphone ends say to each other beyond the Node wire."""
 
-CAPABILITIES: tuple[str, ...] = ("streams", "progress")
+CAPABILITIES: tuple[str, ...] = ("errors", "streams", "progress")
 """What this end can do beyond `VERSION`; nothing of it is used unless both ends show the word."""
 
 
@@ -166,14 +167,35 @@ class Failure(msgspec.Struct, omit_defaults=True):
         code: One of the words in `NODE_CODES`, or of END: "refused", "full", "timeout",
             "protocol-error", "too-big", "slow-consumer".
         message: A sentence for people.
-        kind: Class name of the exception, for code "failed".
-        data: Whatever the handler added.
+        kind: Class name of the exception for code "failed"; its name for code "declared".
+        data: Whatever the handler added, or the fields of a declared exception.
+        notes: What was noted on the exception; needs the capability "errors", as all below.
+        traceback: Where it was raised, from an end in debug mode.
     """
 
     code: str
     message: str = ""
     kind: str = ""
     data: Any = None
+    notes: tuple[str, ...] = ()
+    traceback: str | None = None
+
+    def plain(self) -> Failure:
+        """The same for an end without the capability "errors"."""
+        return Failure(self._plain_code, self.message, self.kind, self.data)
+
+    def lesser(self) -> tuple[Failure, ...]:
+        """The same with less and less in it, for when it cannot go over as it is."""
+        code, unsaid = self._plain_code, "an error that cannot be sent"
+        return (
+            Failure(code, self.message, self.kind),
+            Failure(code, unsaid, self.kind),
+            Failure(code, unsaid),
+        )
+
+    @property
+    def _plain_code(self) -> str:
+        return "failed" if self.code == "declared" else self.code
 
 
 NODE_CODES = {
@@ -182,6 +204,7 @@ NODE_CODES = {
     "invalid": -32602,  # JSON-RPC 2.0: invalid params
     "invalid-params": -32602,
     "failed": -32000,  # and below: the range JSON-RPC leaves to servers
+    "declared": -32000,
     "overloaded": -32001,
     "cancelled": -32800,  # LSP: request cancelled
     "closing": -32002,
@@ -197,11 +220,13 @@ _CODES: dict[str, type[InterphoneError]] = {
 }
 
 
-def failure_of(error: Exception) -> Failure:
+def failure_of(error: BaseException) -> Failure:
     """What the asker is told of an exception in a handler: never a traceback."""
+    notes = notes_of(error)
     if isinstance(error, RemoteError):
-        return Failure("failed", error.message, error.kind, error.data)
-    return Failure("failed", str(error), type(error).__name__)
+        code = "declared" if error.declared else "failed"
+        return Failure(code, error.message, error.kind, error.data, notes)
+    return Failure("failed", text_of(error), type(error).__name__, notes=notes)
 
 
 def error_of(failure: Failure) -> InterphoneError:
@@ -220,7 +245,11 @@ def error_of(failure: Failure) -> InterphoneError:
         if failure.code != "overloaded":
             error.delivery = "maybe_sent"  # it was there, and read
         return error
-    return RemoteError(failure.message, kind=failure.kind or "RemoteError", data=failure.data)
+    remote = RemoteError(failure.message, kind=failure.kind or "RemoteError", data=failure.data)
+    if failure.code == "declared":
+        remote.declared = True
+    add_notes(remote, failure.notes, failure.traceback)
+    return remote
 
 
 def read_failure(value: object) -> Failure:

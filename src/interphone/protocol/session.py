@@ -812,7 +812,8 @@ class Session:
         if not self.answering:
             self.counts.unsendable += 1
         elif self.interphone:
-            self._put(self._dialect.packet(RESPONSE, ABSENT, nonce, failure=failure))
+            told = failure if "errors" in self.can else failure.plain()
+            self._put(self._dialect.packet(RESPONSE, ABSENT, nonce, failure=told))
             self._served(nonce)
         else:
             error = {
