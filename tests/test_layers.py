@@ -21,6 +21,8 @@ LAYERS = [
     {
         "deadlines",
         "handlers",
+        "signatures",
+        "contracts",
         "methods",
         "declared",
         "stream",

@@ -18,9 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interphone.contracts import Contract, check_name, contract
 from interphone.errors import InvalidParams, MethodNotFound
-from interphone.methods import Contract, Method, Methods, Param, check_name, contract
+from interphone.methods import Method, Methods
 from interphone.protocol.payload import Codec, Json, MessagePack
+from interphone.signatures import Param
 
 NONE = msgspec.Raw()
 CODECS: list[Codec] = [Json(), MessagePack(), Json(lenient=True), MessagePack(lenient=True)]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from .backoff import Backoff
     from .client import Client, Outage, Status
+    from .contracts import Contract, contract
     from .errors import (
         AddressError,
         AddressInUse,
@@ -63,7 +64,6 @@ if TYPE_CHECKING:
         Stats,
     )
     from .limits import Limits
-    from .methods import Contract, contract
     from .peer import Call, Peer
     from .run import run
     from .server import Outcome, Server
@@ -121,7 +121,7 @@ _HOMES = {
         "Stats",
     ),
     "limits": ("Limits",),
-    "methods": ("Contract", "contract"),
+    "contracts": ("Contract", "contract"),
     "peer": ("Call", "Peer"),
     "run": ("run",),
     "server": ("Outcome", "Server"),

@@ -25,6 +25,7 @@ import msgspec
 
 from .address import Address, resolve
 from .backoff import Backoff
+from .contracts import Contract
 from .deadlines import shrunk
 from .declared import Declared
 from .errors import (
@@ -42,7 +43,7 @@ from .handlers import Chain, Handlers, Tasks, log_error, log_raised
 from .hooks import Hook
 from .introspection import Introspection, Sources
 from .limits import Limits
-from .methods import Contract, Methods
+from .methods import Methods
 from .peer import (
     DEFAULT_TIMEOUT,
     Call,

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple, TypeVar, overload
 import msgspec
 
 from .errors import InterphoneError, PayloadError, RemoteError
-from .methods import Param, check_decodable
 from .notes import add_notes, traceback_of
 from .protocol.messages import Failure, failure_of
 from .protocol.payload import Codec
+from .signatures import Param, check_decodable
 
 __all__ = ["Declared"]
 

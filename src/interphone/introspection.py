@@ -18,10 +18,11 @@ import msgspec
 
 from .handlers import Handlers, Place
 from .limits import Limits
-from .methods import Kind, Method, Param
+from .methods import Method
 from .peer import Call, Peer
 from .protocol.events import Counts, Role
 from .protocol.messages import CAPABILITIES, VERSION
+from .signatures import Kind, Param
 from .version import __version__
 
 __all__ = [

@@ -26,6 +26,7 @@ import msgspec
 
 from .calls import Report
 from .connection import Connection
+from .contracts import Contract
 from .deadlines import current_deadline, shrunk
 from .errors import (
     ConnectionClosed,
@@ -38,7 +39,6 @@ from .errors import (
 )
 from .handlers import Handlers
 from .inbox import Inbox
-from .methods import Contract
 from .protocol.events import Counts, Nonce, Reactions
 from .protocol.messages import Hello, Welcome
 from .protocol.session import Session
