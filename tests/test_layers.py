@@ -28,6 +28,7 @@ LAYERS = [
         "stream",
         "subscription",
         "calls",
+        "asking",
         "inbox",
         "peer",
     },

@@ -24,6 +24,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 import msgspec
 
 from .address import Address, resolve
+from .asking import Items, Within, as_named, open_named
 from .backoff import Backoff
 from .contracts import Contract
 from .deadlines import shrunk
@@ -44,17 +45,7 @@ from .hooks import Hook
 from .introspection import Introspection, Sources
 from .limits import Limits
 from .methods import Methods
-from .peer import (
-    DEFAULT_TIMEOUT,
-    Call,
-    Items,
-    Peer,
-    PeerEvents,
-    Within,
-    as_named,
-    open_named,
-    reason_of,
-)
+from .peer import DEFAULT_TIMEOUT, Call, Peer, PeerEvents, reason_of
 from .protocol.events import Nonce
 from .protocol.messages import Welcome
 from .protocol.payload import Json
