@@ -7,7 +7,6 @@ Session as tokens, and settled here. What the other end says is the business of 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import (
     AsyncIterator,
     Callable,
@@ -44,8 +43,6 @@ from .protocol.states import State
 from .stream import Line, Stream
 
 __all__ = ["DEFAULT_TIMEOUT", "Call", "Peer", "PeerEvents", "reason_of"]
-
-logger = logging.getLogger("interphone")
 
 P = ParamSpec("P")
 T = TypeVar("T")
