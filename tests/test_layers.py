@@ -19,7 +19,7 @@ LAYERS = [
     {"transports"},
     {"connection"},
     {"deadlines", "handlers", "methods", "stream", "subscription", "inbox", "peer"},
-    {"admission", "exchange", "feed", "server", "client"},
+    {"admission", "lanes", "traffic", "exchange", "feed", "server", "client"},
     {"run", "blocking", "inspector", "backplane", "testing"},
     {"cli"},
 ]

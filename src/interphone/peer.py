@@ -31,6 +31,7 @@ from .methods import Contract
 from .protocol.events import Counts, Nonce, Reactions
 from .protocol.messages import Hello, Welcome
 from .protocol.session import Session
+from .protocol.shapes import Marks, Posting, Terms
 from .protocol.states import State
 
 __all__ = ["DEFAULT_TIMEOUT", "Call", "Peer", "PeerEvents", "Within", "reason_of"]
@@ -50,10 +51,13 @@ class PeerEvents(NamedTuple):
     made: Callable[[Peer], None]
     hello: Callable[[Peer, Hello], None]
     opened: Callable[[Peer, Welcome], None]
-    subscribe: Callable[[Peer, Nonce, list[str]], None]
-    unsubscribe: Callable[[Peer, Nonce, list[str]], None]
-    publish: Callable[[Peer, Nonce, str, msgspec.Raw, msgspec.Raw], None]
-    publication: Callable[[Peer, str, msgspec.Raw], None]
+    subscribe: Callable[[Peer, Nonce, list[str], Terms], None]
+    unsubscribe: Callable[[Peer, Nonce, list[str], Terms], None]
+    publish: Callable[[Peer, Nonce, str, msgspec.Raw, msgspec.Raw, Posting], None]
+    forget: Callable[[Peer, Nonce, str], None]
+    granted: Callable[[Peer, int, int, int], None]
+    publication: Callable[[Peer, str, msgspec.Raw, Marks], None]
+    missed: Callable[[Peer, int, int, str], None]
     report: Callable[[Peer, Exception], None]
     lost: Callable[[Peer, InterphoneError], None]
 
@@ -98,6 +102,9 @@ class Peer:
             violated=self._on_violated,
             call=self.inbox.on_call,
             cancelled=self.inbox.on_cancelled,
+            forget=partial(events.forget, self),
+            granted=partial(events.granted, self),
+            missed=partial(events.missed, self),
         )
         self.connection = Connection(
             session,

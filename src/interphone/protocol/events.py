@@ -9,6 +9,7 @@ import msgspec
 
 from ..errors import InterphoneError
 from .messages import Goodbye, Hello, Welcome
+from .shapes import Marks, Posting, Terms
 
 __all__ = ["Counts", "Nonce", "Reactions", "Role"]
 
@@ -25,15 +26,18 @@ class Reactions(NamedTuple):
     request: Callable[[Nonce, msgspec.Raw, float | None], None]
     answered: Callable[[object, msgspec.Raw], None]
     failed: Callable[[object, InterphoneError], None]
-    subscribe: Callable[[Nonce, list[str]], None]
-    unsubscribe: Callable[[Nonce, list[str]], None]
-    publish: Callable[[Nonce, str, msgspec.Raw, msgspec.Raw], None]
-    publication: Callable[[str, msgspec.Raw], None]
+    subscribe: Callable[[Nonce, list[str], Terms], None]
+    unsubscribe: Callable[[Nonce, list[str], Terms], None]
+    publish: Callable[[Nonce, str, msgspec.Raw, msgspec.Raw, Posting], None]
+    publication: Callable[[str, msgspec.Raw, Marks], None]
     goodbye: Callable[[Goodbye], None]
     unreadable: Callable[[InterphoneError], None]
     violated: Callable[[InterphoneError], None]
     call: Callable[[Nonce, msgspec.Raw, float | None], None]
     cancelled: Callable[[Nonce], None]
+    forget: Callable[[Nonce, str], None]
+    granted: Callable[[int, int, int], None]
+    missed: Callable[[int, int, str], None]
 
 
 class Counts(msgspec.Struct):

@@ -3,9 +3,10 @@
 The classic packets are those of the Node packages, ``{"t", "d", "n"}``. Between two
 interphone ends, and only there, a packet has two more keys, which Node ignores:
 
-    k   the kind of a REQUEST or MESSAGE: "call", "sub", "unsub", "pub"; absent for the user's own
+    k   the kind of a REQUEST or MESSAGE: "call", "sub", "unsub", "pub", "forget"; absent for the
+        user's own
     e   a `Failure`: in a RESPONSE that is none, or the code of an END
-    o   options of a REQUEST; unknown ones are ignored
+    o   options of a REQUEST, marks of a publication; unknown ones are ignored
 
 Native packets are the same fields as a MessagePack array, in the order of `NativePacket`.
 """
@@ -35,7 +36,9 @@ __all__ = [
     "CAPABILITIES",
     "CONNECTION",
     "END",
+    "GRANT",
     "MESSAGE",
+    "MISSED",
     "NODE_CODES",
     "PING",
     "PONG",
@@ -59,11 +62,12 @@ __all__ = [
 
 CONNECTION, MESSAGE, REQUEST, RESPONSE, PING, PONG, END = range(7)
 CANCEL = 8  # between two of us; 7 is the padding towards @isdk/ipc-server
+GRANT, MISSED = 20, 21  # of the capability "topics"
 
 VERSION = 1
 """Version of what two interphone ends say to each other beyond the Node wire."""
 
-CAPABILITIES: tuple[str, ...] = ()
+CAPABILITIES: tuple[str, ...] = ("topics",)
 """What this end can do beyond `VERSION`; nothing of it is used unless both ends show the word."""
 
 

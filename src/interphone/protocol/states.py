@@ -16,7 +16,18 @@ from __future__ import annotations
 
 from enum import Enum
 
-from .messages import CANCEL, CONNECTION, END, MESSAGE, PING, PONG, REQUEST, RESPONSE
+from .messages import (
+    CANCEL,
+    CONNECTION,
+    END,
+    GRANT,
+    MESSAGE,
+    MISSED,
+    PING,
+    PONG,
+    REQUEST,
+    RESPONSE,
+)
 
 __all__ = ["LEGAL", "State"]
 
@@ -33,8 +44,8 @@ class State(Enum):
 
 LEGAL: dict[State, frozenset[int]] = {
     State.OPENING: frozenset({CONNECTION, END}),
-    State.OPEN: frozenset({MESSAGE, REQUEST, RESPONSE, PING, PONG, CANCEL, END}),
-    State.DRAINING: frozenset({MESSAGE, REQUEST, RESPONSE, PING, PONG, CANCEL, END}),
+    State.OPEN: frozenset({MESSAGE, REQUEST, RESPONSE, PING, PONG, CANCEL, GRANT, MISSED, END}),
+    State.DRAINING: frozenset({MESSAGE, REQUEST, RESPONSE, PING, PONG, CANCEL, GRANT, MISSED, END}),
     State.CLOSING: frozenset({END}),
     State.CLOSED: frozenset(),
 }
