@@ -136,14 +136,14 @@ def test_one_copy_for_all_subscriptions_of_a_client(run, address):
 
 def test_each_subscription_of_a_client_gets_it_once(run, address):
     async def main() -> None:
-        async with everybody(address, "native") as (server, client):
-            async with (
-                client.subscribe("a.*", "a.b", ">") as first,
-                client.subscribe("a.b") as second,
-            ):
-                await server.publish("a.b", 1)
-                await server.publish("a.b", 2)
-                assert await values(first, 2) == await values(second, 2) == [1, 2]
+        async with (
+            everybody(address, "native") as (server, client),
+            client.subscribe("a.*", "a.b", ">") as first,
+            client.subscribe("a.b") as second,
+        ):
+            await server.publish("a.b", 1)
+            await server.publish("a.b", 2)
+            assert await values(first, 2) == await values(second, 2) == [1, 2]
 
     run(main())
 
@@ -516,16 +516,16 @@ def test_group_gets_no_last_value(run, address):
 @pytest.mark.parametrize("overflow", ["block", "drop_newest", "drop_oldest", "disconnect"])
 def test_member_that_is_full_is_passed_over(run, address, overflow):
     async def main() -> None:
-        async with everybody(address, "native") as (server, client):
-            async with (
-                server.subscribe("a", group="g", queue=1, overflow=overflow) as full,
-                client.subscribe("a", group="g") as free,
-            ):
-                receipts = [await server.publish("a", number) for number in range(6)]
-                assert receipts == [Receipt(1, 1, 0)] * 6
-                assert await values(full, 1) == [0]
-                assert await values(free, 5) == [1, 2, 3, 4, 5]
-                assert full.dropped == 0
+        async with (
+            everybody(address, "native") as (server, client),
+            server.subscribe("a", group="g", queue=1, overflow=overflow) as full,
+            client.subscribe("a", group="g") as free,
+        ):
+            receipts = [await server.publish("a", number) for number in range(6)]
+            assert receipts == [Receipt(1, 1, 0)] * 6
+            assert await values(full, 1) == [0]
+            assert await values(free, 5) == [1, 2, 3, 4, 5]
+            assert full.dropped == 0
 
     run(main())
 
@@ -538,32 +538,36 @@ def test_full_group_loses_a_publication_at_one_member(run, address, overflow, qu
     async def main() -> None:
         server = Server(address)
         wishes = {"group": "g", "queue": 1, "overflow": overflow}
-        async with server, server.subscribe("a", **wishes) as one:
-            async with server.subscribe("a", **wishes) as two:
-                for number in range(2):
-                    await server.publish("a", number)
-                assert await server.publish("a", 2) == Receipt(1, queued, 1 - queued)
-                assert (one.dropped, two.dropped) == (lost, 0)
+        async with (
+            server,
+            server.subscribe("a", **wishes) as one,
+            server.subscribe("a", **wishes) as two,
+        ):
+            for number in range(2):
+                await server.publish("a", number)
+            assert await server.publish("a", 2) == Receipt(1, queued, 1 - queued)
+            assert (one.dropped, two.dropped) == (lost, 0)
 
     run(main())
 
 
 def test_member_that_is_gone_eats_nothing(run, address):
     async def main() -> None:
-        async with everybody(address, "native") as (server, client), Client(address) as other:
-            async with (
-                client.subscribe("a", group="g"),
-                other.subscribe("a", group="g") as items,
-                server.subscribe("a", group="g") as own,
-            ):
-                own.end()
-                closing = asyncio.ensure_future(client.peer.close())
-                peer = server.peers[client.id]
-                peer.connection._session.drain("going", peer._react)  # no longer open, not gone
-                for number in range(4):
-                    assert await server.publish("a", number) == Receipt(1, 1, 0)
-                assert await values(items, 4) == [0, 1, 2, 3]
-                await closing
+        async with (
+            everybody(address, "native") as (server, client),
+            Client(address) as other,
+            client.subscribe("a", group="g"),
+            other.subscribe("a", group="g") as items,
+            server.subscribe("a", group="g") as own,
+        ):
+            own.end()
+            closing = asyncio.ensure_future(client.peer.close())
+            peer = server.peers[client.id]
+            peer.connection._session.drain("going", peer._react)  # no longer open, not gone
+            for number in range(4):
+                assert await server.publish("a", number) == Receipt(1, 1, 0)
+            assert await values(items, 4) == [0, 1, 2, 3]
+            await closing
 
     run(main())
 
@@ -588,15 +592,16 @@ def test_publication_a_member_cannot_be_sent_goes_to_another(run, address):
 
 def test_group_survives_a_reconnection(run, address):
     async def main() -> None:
-        async with everybody(address, "native") as (server, client), Client(address) as other:
-            async with (
-                client.subscribe("a.*", group="g") as one,
-                other.subscribe("a.*", group="g") as two,
-            ):
-                await cut(server, client)
-                for number in range(4):
-                    assert await server.publish("a.b", number) == Receipt(1, 1, 0)
-                assert sorted(await values(one, 2) + await values(two, 2)) == [0, 1, 2, 3]
+        async with (
+            everybody(address, "native") as (server, client),
+            Client(address) as other,
+            client.subscribe("a.*", group="g") as one,
+            other.subscribe("a.*", group="g") as two,
+        ):
+            await cut(server, client)
+            for number in range(4):
+                assert await server.publish("a.b", number) == Receipt(1, 1, 0)
+            assert sorted(await values(one, 2) + await values(two, 2)) == [0, 1, 2, 3]
 
     run(main())
 
@@ -810,6 +815,7 @@ def test_subscriber_that_leaves_frees_who_waits(run, address):
                 await server.publish("a", 0)
                 waiting = asyncio.ensure_future(server.publish("a", 1, timeout=None))
                 await until(lambda: room_taken(server))
+                await until(lambda: items.unread[0])  # noqa: B023  awaited at once
                 if leave == "close":
                     await items.close()
                 elif leave == "unsubscribe":
@@ -887,53 +893,59 @@ def test_publisher_that_is_gone_waits_no_more(run, address):
 def test_waiting_publications_of_a_peer_are_bounded(run, address):
     async def main() -> None:
         limits = Limits(max_inflight=3)
-        async with everybody(address, "native", limits=limits) as (server, client):
-            async with client.subscribe("a", overflow="block", queue=1) as items:
-                publisher = await Client(address).connect()
-                waiting = [asyncio.ensure_future(publisher.publish("a", n)) for n in range(9)]
-                peer = server.peers[publisher.id]
-                await until(lambda: peer.connection.stopped)
-                assert len(room_taken(server)) == 3
-                assert await values(items, 9) == list(range(9))
-                for receipt in waiting:
-                    assert await receipt == Receipt(1, 1, 0)
-                await publisher.close()
+        async with (
+            everybody(address, "native", limits=limits) as (server, client),
+            client.subscribe("a", overflow="block", queue=1) as items,
+        ):
+            publisher = await Client(address).connect()
+            waiting = [asyncio.ensure_future(publisher.publish("a", n)) for n in range(9)]
+            peer = server.peers[publisher.id]
+            await until(lambda: peer.connection.stopped)
+            assert len(room_taken(server)) == 3
+            assert await values(items, 9) == list(range(9))
+            for receipt in waiting:
+                assert await receipt == Receipt(1, 1, 0)
+            await publisher.close()
 
     run(main())
 
 
 def test_bytes_on_the_way_to_who_blocks_are_bounded(run, address):
     async def main() -> None:
-        async with everybody(address, "native") as (server, client):
-            async with client.subscribe("a", overflow="block") as items:
-                chunk = "x" * 400_000
-                for _ in range(3):  # 1 MiB, overdrawn by one
-                    await server.publish("a", chunk)
-                waiting = asyncio.ensure_future(server.publish("a", chunk, timeout=None))
-                await until(lambda: room_taken(server))
-                assert await values(items, 2) == [chunk] * 2
-                assert await waiting == Receipt(1, 1, 0)
-                await server.publish("a", "y" * 3_000_000)  # larger than all of it, and goes
-                assert len((await values(items, 3))[2]) == 3_000_000
+        async with (
+            everybody(address, "native") as (server, client),
+            client.subscribe("a", overflow="block") as items,
+        ):
+            chunk = "x" * 400_000
+            for _ in range(3):  # 1 MiB, overdrawn by one
+                await server.publish("a", chunk)
+            waiting = asyncio.ensure_future(server.publish("a", chunk, timeout=None))
+            await until(lambda: room_taken(server))
+            assert await values(items, 2) == [chunk] * 2
+            assert await waiting == Receipt(1, 1, 0)
+            await server.publish("a", "y" * 3_000_000)  # larger than all of it, and goes
+            assert len((await values(items, 3))[2]) == 3_000_000
 
     run(main())
 
 
 def test_restored_subscription_is_sent_only_what_it_has_room_for(run, address):
     async def main() -> None:
-        async with everybody(address, "native") as (server, client):
-            async with client.subscribe("a", overflow="block", queue=3) as items:
-                for number in range(2):
-                    await server.publish("a", number)
-                await until(lambda: items.unread[0] == 2)
-                await cut(server, client)
-                assert await server.publish("a", 2) == Receipt(1, 1, 0)
-                waiting = asyncio.ensure_future(server.publish("a", 3, timeout=None))
-                await until(lambda: room_taken(server))
-                await until(lambda: items.unread[0] == 3)
-                assert await values(items, 4) == [0, 1, 2, 3]
-                await waiting
-                assert items.dropped == 0
+        async with (
+            everybody(address, "native") as (server, client),
+            client.subscribe("a", overflow="block", queue=3) as items,
+        ):
+            for number in range(2):
+                await server.publish("a", number)
+            await until(lambda: items.unread[0] == 2)
+            await cut(server, client)
+            assert await server.publish("a", 2) == Receipt(1, 1, 0)
+            waiting = asyncio.ensure_future(server.publish("a", 3, timeout=None))
+            await until(lambda: room_taken(server))
+            await until(lambda: items.unread[0] == 3)
+            assert await values(items, 4) == [0, 1, 2, 3]
+            await waiting
+            assert items.dropped == 0
 
     run(main())
 
@@ -1030,15 +1042,17 @@ def test_full_group_makes_publishers_wait_for_the_first_with_room(run, address):
 
 def test_publication_that_waited_for_a_member_that_leaves_goes_to_another(run, address):
     async def main() -> None:
-        async with everybody(address, "native") as (server, client):
-            async with server.subscribe("a", group="g", overflow="block", queue=1) as full:
-                await server.publish("a", 0)
-                waiting = asyncio.ensure_future(server.publish("a", 1, timeout=None))
-                await until(lambda: room_taken(server))
-                async with client.subscribe("a", group="g") as newcomer:
-                    await full.close()
-                    assert await waiting == Receipt(1, 1, 0)
-                    assert await values(newcomer, 1) == [1]
+        async with (
+            everybody(address, "native") as (server, client),
+            server.subscribe("a", group="g", overflow="block", queue=1) as full,
+        ):
+            await server.publish("a", 0)
+            waiting = asyncio.ensure_future(server.publish("a", 1, timeout=None))
+            await until(lambda: room_taken(server))
+            async with client.subscribe("a", group="g") as newcomer:
+                await full.close()
+                assert await waiting == Receipt(1, 1, 0)
+                assert await values(newcomer, 1) == [1]
 
     run(main())
 
@@ -1058,12 +1072,14 @@ def test_group_of_a_publisher_that_gives_up_counts_it(run, address):
 
 def test_value_without_a_form_does_not_wait(run, address):
     async def main() -> None:
-        async with everybody(address, "native") as (server, client):
-            async with client.subscribe("a", overflow="block", queue=1):
-                await server.publish("a", 0)
-                assert await server.publish("a", 2**70, timeout=None) == Receipt(1, 0, 1)
-                with pytest.raises(PayloadError):
-                    await server.publish("a", object())
+        async with (
+            everybody(address, "native") as (server, client),
+            client.subscribe("a", overflow="block", queue=1),
+        ):
+            await server.publish("a", 0)
+            assert await server.publish("a", 2**70, timeout=None) == Receipt(1, 0, 1)
+            with pytest.raises(PayloadError):
+                await server.publish("a", object())
 
     run(main())
 
@@ -1158,16 +1174,19 @@ def test_node_publisher_waits_as_long_as_node_would(run, address):
 
 def test_peer_has_no_say_in_the_subscriptions_of_others(run, address):
     async def main() -> None:
-        async with everybody(address, "native") as (server, client), Raw.connect(address) as raw:
-            async with client.subscribe("a", overflow="block", queue=1) as items:
-                await raw.open(interphone=OURS)
-                raw.write({"t": 20, "n": 1, "d": [1000, 1000]})
-                raw.write({"t": 2, "d": {"unsub": "a"}, "n": "u", "k": "unsub", "o": {"id": 1}})
-                assert (await raw.packet())["d"] == {"result": False}
-                await server.publish("a", 0)
-                waiting = asyncio.ensure_future(server.publish("a", 1, timeout=None))
-                await until(lambda: room_taken(server))
-                assert await values(items, 2) == [0, 1]
-                await waiting
+        async with (
+            everybody(address, "native") as (server, client),
+            Raw.connect(address) as raw,
+            client.subscribe("a", overflow="block", queue=1) as items,
+        ):
+            await raw.open(interphone=OURS)
+            raw.write({"t": 20, "n": 1, "d": [1000, 1000]})
+            raw.write({"t": 2, "d": {"unsub": "a"}, "n": "u", "k": "unsub", "o": {"id": 1}})
+            assert (await raw.packet())["d"] == {"result": False}
+            await server.publish("a", 0)
+            waiting = asyncio.ensure_future(server.publish("a", 1, timeout=None))
+            await until(lambda: room_taken(server))
+            assert await values(items, 2) == [0, 1]
+            await waiting
 
     run(main())
