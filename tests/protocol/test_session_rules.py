@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -25,10 +26,12 @@ from interphone.errors import (
     InterphoneError,
     MessageTooBig,
     Overloaded,
+    Unsupported,
 )
 from interphone.limits import Limits
 from interphone.protocol.messages import Failure
 from interphone.protocol.session import RESOLUTION, Session
+from interphone.protocol.shapes import Marks, Posting, Terms
 from interphone.protocol.states import State
 from support.clock import FakeClock
 from support.sessions import Event, Recorder
@@ -38,14 +41,41 @@ Role = Literal["client", "server"]
 MAX_FRAME = 2000
 MAX_PENDING = 6
 TOPICS = ["a", "b", "constructor"]
+PATTERNS = [*TOPICS, "*", "a.>", "a.*.b"]
 CHUNK = 300
 
 roles = st.sampled_from(["client", "server"])
 paddings = st.sampled_from([0, 0, 1, 100, 130, 1500])
 timeouts = st.none() | st.sampled_from([0.5, 1.0, 10.0])
+ids = st.integers(1, 2**40)
+all_terms = st.builds(
+    Terms,
+    id=ids,
+    group=st.none() | st.sampled_from(["g", "workers"]),
+    credit=st.none() | st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)),
+)
+postings = st.builds(
+    Posting,
+    ack=st.just("delivered"),
+    retain=st.booleans(),
+    deadline=st.none() | st.sampled_from([0.5, 10.0]),
+)
+all_marks = st.builds(
+    Marks, to=st.lists(ids, min_size=1, max_size=3).map(tuple), retained=st.booleans()
+)
 
 # Events a packet of the other end's user makes, in the order they were sent.
-TOLD = {"message", "request", "subscribe", "unsubscribe", "publish", "publication"}
+TOLD = {
+    "message",
+    "request",
+    "subscribe",
+    "unsubscribe",
+    "publish",
+    "publication",
+    "forget",
+    "granted",
+    "missed",
+}
 
 
 class End:
@@ -75,7 +105,8 @@ class End:
 
     def _admit(self, *_: Any) -> None:
         if self.as_node:  # what the other end showed is forgotten: it is Node to us, and we to it
-            self.session.interphone = False
+            self.session.interphone = self.session.native = False
+            self.session.can = frozenset()
         self.session.accept("peer-1")
         self.session.resume(self.seen.reactions)
 
@@ -94,6 +125,9 @@ class End:
 
     def timed(self, name: str, args: tuple[Any, ...], now: float, timeout: float | None) -> Any:
         return getattr(self.session, name)(*args, now=now, timeout=timeout)
+
+    def optional(self, name: str, args: tuple[Any, ...], how: dict[str, Any]) -> Any:
+        return getattr(self.session, name)(*args, **how)
 
     def feed(self, data: bytes, now: float) -> None:
         self.session.heard = now
@@ -127,7 +161,7 @@ def unnumbered(event: Event) -> Event:
         # From Node, on a topic that was left while it was on its way.
         case ("message", {"pub": topic, "message": value}):
             return ("publication", topic, value)
-        case ("message" | "publication", *_):
+        case ("message" | "publication" | "granted" | "missed", *_):
             return event
         case ("request", _, value, _):  # the deadline is this end's business
             return ("request", value)
@@ -265,6 +299,70 @@ class Machine(RuleBasedStateMachine):
         if topic in self.client.session.topics and self.attempt("server", "deliver", (body,)):
             end.said.append(("publication", topic, value))
 
+    # What only two of us say: nothing of it reaches Node, and nothing of it is asked of Node
+
+    @rule(topics=st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=2), terms=all_terms)
+    def subscribe_on_terms(self, topics: list[str], terms: Terms) -> None:
+        said = ("subscribe", topics, msgspec.to_builtins(terms))
+        self.ask_with("subscribe", (topics,), {"terms": terms}, said)
+
+    @rule(topic=st.sampled_from(PATTERNS), id=ids)
+    def unsubscribe_one(self, topic: str, id: int) -> None:
+        how = {"terms": Terms(id)}
+        self.ask_with("unsubscribe", ([topic],), how, ("unsubscribe", [topic], {"id": id}))
+
+    @rule(topic=st.sampled_from(TOPICS), padding=paddings, posting=postings)
+    def ask_to_publish_so(self, topic: str, padding: int, posting: Posting) -> None:
+        value = self.unique(padding)
+        payload = self.client.session.codec.encode(value)
+        said = ("publish", topic, value, msgspec.to_builtins(posting))
+        self.ask_with("ask_to_publish", (topic, payload), {"posting": posting}, said)
+
+    @rule(topic=st.sampled_from(TOPICS))
+    def ask_to_forget(self, topic: str) -> None:
+        self.ask_with("ask_to_forget", (topic,), {}, ("forget", topic))
+
+    def ask_with(self, name: str, args: tuple[Any, ...], how: dict[str, Any], said: Event) -> None:
+        """Ask with options, which an end that does not know of them is not asked."""
+        token = self.count = self.count + 1
+        end = self.client
+        possible = end.session.state is State.OPEN
+        full = end.session.pending >= MAX_PENDING
+        try:
+            nonce = end.do("optional", name, (*args, token), how)
+        except Unsupported:
+            assert self.as_node
+        except Overloaded:
+            assert full
+        except InterphoneError:
+            assert not possible
+        else:
+            assert possible
+            assert not full
+            assert not self.as_node
+            end.nonces[token] = nonce
+            end.waiting[token] = None
+            end.said.append(said)
+
+    @rule(topic=st.sampled_from(TOPICS), padding=paddings, marks=all_marks)
+    def publish_to(self, topic: str, padding: int, marks: Marks) -> None:
+        if self.as_node:
+            return
+        end, value = self.ends["server"], self.unique(padding)
+        body = end.session.publication(topic, end.session.codec.encode(value), None, marks)
+        if self.attempt("server", "deliver", (body,)):
+            end.said.append(("publication", topic, value, msgspec.to_builtins(marks)))
+
+    @rule(id=ids, items=st.integers(0, 2**40), size=st.integers(0, 2**40))
+    def grant(self, id: int, items: int, size: int) -> None:
+        if not self.as_node and self.attempt("client", "grant", (id, items, size)):
+            self.client.said.append(("granted", id, items, size))
+
+    @rule(id=ids, missed=st.integers(1, 2**40), topic=st.sampled_from(TOPICS))
+    def miss(self, id: int, missed: int, topic: str) -> None:
+        if not self.as_node and self.attempt("server", "miss", (id, missed, topic)):
+            self.ends["server"].said.append(("missed", id, missed, topic))
+
     @rule(role=roles, which=st.integers(0, 5), fails=st.booleans())
     def answer(self, role: str, which: int, fails: bool) -> None:
         end = self.ends[role]
@@ -369,7 +467,7 @@ class Machine(RuleBasedStateMachine):
         for event in end.seen.take():
             if event[0] == "request":
                 end.asked.append((event[1], event[2]))
-            elif event[0] in ("subscribe", "unsubscribe", "publish"):
+            elif event[0] in ("subscribe", "unsubscribe", "publish", "forget"):
                 end.asked.append((event[1], None))
             elif event[0] in ("answered", "failed"):
                 assert event[1] in end.waiting, "settled twice, or nobody asked"
@@ -473,6 +571,10 @@ class MessagePackMachine(Machine):
     flavour: ClassVar[dict[str, Any]] = {"messagepack": True}
 
 
+class NativeMachine(Machine):
+    flavour: ClassVar[dict[str, Any]] = {"dialects": ("native", "classic")}
+
+
 class DeflateMachine(Machine):
     flavour: ClassVar[dict[str, Any]] = {"compress": True}
 
@@ -492,6 +594,8 @@ TestJson = JsonMachine.TestCase
 TestJson.settings = RUNS
 TestMessagePack = MessagePackMachine.TestCase
 TestMessagePack.settings = RUNS
+TestNative = NativeMachine.TestCase
+TestNative.settings = RUNS
 TestDeflate = DeflateMachine.TestCase
 TestDeflate.settings = RUNS
 TestDeflateMessagePack = DeflateMessagePackMachine.TestCase
