@@ -708,6 +708,25 @@ async def raised_by_any(awaitable: Any) -> BaseException | None:
     return None
 
 
+@both_publishers
+def test_timeout_no_clock_can_hold_is_none(run, address, by):
+    async def main() -> None:
+        async with (
+            everybody(address, "native") as (server, client),
+            client.subscribe("a", overflow="block", queue=1) as items,
+        ):
+            publisher = server if by == "server" else client
+            for number in range(2):
+                publishing = asyncio.ensure_future(
+                    publisher.publish("a", number, ack="delivered", timeout=1e300)
+                )
+                await until(lambda: items.unread[0])
+                assert await values(items, 1) == [number]
+                assert await publishing == Receipt(1, 1, 0, 1)
+
+    run(main())
+
+
 def test_unknown_ack_is_refused(run, address):
     async def main() -> None:
         server = Server(address)

@@ -21,6 +21,7 @@ from .protocol.topics import Topics, matches
 
 __all__ = ["Traffic"]
 
+LONGEST = 1e9  # seconds of a timeout that a clock can hold
 STALL = 0.010  # seconds a publisher waits for slow subscribers, at most
 
 
@@ -192,7 +193,7 @@ class Traffic:
     async def conclude(self, tally: Tally, timeout: float | None) -> None:
         """Wait for slow subscribers a moment, for others as long as they and `timeout` say."""
         now = asyncio.get_running_loop().time
-        until = None if timeout is None else now() + timeout
+        until = now() + timeout if timeout is not None and timeout < LONGEST else None
         try:
             await self.settle(tally.peers)
             await tally.wait_for_room(None if until is None else max(0.0, until - now()))

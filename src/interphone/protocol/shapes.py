@@ -37,8 +37,9 @@ __all__ = [
 T = TypeVar("T")
 
 Ack = Literal["queued", "delivered"]
-Natural = Annotated[int, msgspec.Meta(ge=0)]
-Id = Annotated[int, msgspec.Meta(ge=1)]
+LARGEST = 2**53 - 1  # of the integers every JSON reader keeps exactly
+Natural = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
+Id = Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
 
 RPC_HINT = re.compile(rb"jsonrpc")
 HINT = re.compile(rb'"?(?:pub|sub|unsub)')  # in either codec; decided by decoding
@@ -118,7 +119,7 @@ def options_of(of: type[T], options: Any) -> T | None:
         return of()
     try:
         return msgspec.convert(options, of)
-    except (msgspec.MsgspecError, ValueError):  # ValueError: a lone surrogate
+    except msgspec.ValidationError:
         return None
 
 
