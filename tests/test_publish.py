@@ -1209,3 +1209,141 @@ def test_peer_has_no_say_in_the_subscriptions_of_others(run, address):
             await waiting
 
     run(main())
+
+
+# Odd moments
+
+
+def test_publication_too_big_for_its_way_is_dropped_at_once_and_after_waiting(run, address):
+    async def main() -> None:
+        limits = Limits(max_frame=2000)
+        async with (
+            everybody(address, "native", limits=limits) as (server, client),
+            client.subscribe("a", overflow="block", queue=1) as items,
+        ):
+            large = "x" * 1990  # fits alone, not with what is around it
+            assert await server.publish("a", large) == Receipt(1, 0, 1)
+            await server.publish("a", 0)
+            waiting = [
+                asyncio.ensure_future(server.publish("a", value, timeout=None))
+                for value in (large, 1)
+            ]
+            await until(lambda: len(room_taken(server)) == 2)
+            assert await values(items, 2) == [0, 1]
+            assert [await receipt for receipt in waiting] == [Receipt(1, 0, 1), Receipt(1, 1, 0)]
+
+    run(main())
+
+
+def test_publication_too_big_for_a_member_after_waiting_goes_to_another(run, address):
+    async def main() -> None:
+        limits = Limits(max_frame=2000)
+        wishes = {"group": "g", "overflow": "block", "queue": 1}
+        async with (
+            everybody(address, "native", limits=limits) as (server, client),
+            client.subscribe("a", **wishes) as theirs,
+            server.subscribe("a", **wishes) as ours,
+        ):
+            for number in range(2):
+                await server.publish("a", number)
+            waiting = asyncio.ensure_future(server.publish("a", "x" * 1990, timeout=None))
+            await until(lambda: room_taken(server))
+            await values(theirs, 1)
+            await values(ours, 1)
+            assert len((await values(ours, 1))[0]) == 1990
+            assert await waiting == Receipt(1, 1, 0)
+
+    run(main())
+
+
+def test_publisher_that_is_faster_than_a_subscriber_is_answered_after_a_moment(run, address):
+    async def main() -> None:
+        limits = Limits(high_water=1000, low_water=100)
+        async with (
+            everybody(address, "native", limits=limits) as (server, client),
+            deaf_subscriber(server, address, "a") as deaf,
+        ):
+            for _ in range(3):
+                assert await client.publish("a", "x" * 1_000_000) == Receipt(1, 1, 0)
+            assert any(peer.connection.blocked for peer in server.peers.values())
+            deaf.writer.transport.resume_reading()
+
+    run(main())
+
+
+def test_subscription_the_server_does_not_restore_is_reported_and_the_others_live(run, address):
+    async def main() -> None:
+        server, errors = Server(address, max_subscriptions=3), []
+        server.on_error(lambda error, peer: None)
+        async with (
+            meeting(server, backoff=Backoff(initial=0.001)) as client,
+            Client(address) as other,
+        ):
+            client.on_error(errors.append)
+            async with client.subscribe("a") as first, client.subscribe("b", "c"):
+                server._exchange._max_subscriptions = 2
+                await cut(server, client)
+                assert [type(error) for error in errors] == [Overloaded]
+                assert (await other.publish("a", 1)).matched == 1
+                assert (await other.publish("b", 1)).matched == 0
+                assert await values(first, 1) == [1]
+
+    run(main())
+
+
+def test_handler_the_server_refuses_is_reported(run, address):
+    async def main() -> None:
+        server, errors = Server(address, max_subscriptions=1), []
+        async with meeting(server) as client:
+            client.on_error(errors.append)
+            client.on_topic("a", "b")(print)
+            await until(lambda: errors)
+            assert isinstance(errors[0], Overloaded)
+
+    run(main())
+
+
+def test_closed_subscription_hears_nothing_of_what_it_missed(run, address):
+    async def main() -> None:
+        async with Raw.serve(address) as comers:
+            client = Client(address, backoff=None)
+            connecting = asyncio.ensure_future(client.connect())
+            raw = await comers.get()
+            await raw.let_in(interphone=OURS)
+            await connecting
+            items = client.subscribe("a", overflow="block")
+            entering = asyncio.ensure_future(items.__aenter__())
+            packet = await raw.packet()
+            raw.write({"t": 21, "n": 1, "d": [3, "a"]}, {"t": 21, "n": 1, "d": [2, "b"]})
+            raw.write({"t": 21, "n": 9, "d": [3, "a"]})
+            raw.write({"t": 3, "d": {"result": True}, "n": packet["n"]})
+            await entering
+            error = await raised_by(anext(items))
+            assert isinstance(error, Overflow)
+            assert (error.topic, error.dropped, items.dropped) == ("a", 5, 5)
+            items.end()
+            raw.write({"t": 21, "n": 1, "d": [3, "a"]}, {"t": 4, "n": "p"})
+            assert (await raw.packet())["t"] == 5
+            assert items.dropped == 5
+            client.abort()
+
+    run(main())
+
+
+def test_node_client_that_is_back_has_its_stars_as_they_stand(run, address):
+    async def main() -> None:
+        server = Server(address)
+        server.on_error(lambda error, peer: None)
+        async with server:
+            async with Raw.connect(address) as node:
+                reply = await node.open()
+                node.write({"t": 2, "d": {"sub": "a.*"}, "n": "1"})
+                await node.packet()
+            await until(lambda: not server.peers)
+            async with Raw.connect(address) as node:
+                await node.open(id=reply["d"]["id"])
+                assert (await server.publish("a.b", 1)).matched == 0
+                node.write({"t": 2, "d": {"pub": "a.*", "message": 1}, "n": "2"})
+                assert (await node.packet())["d"] == {"pub": "a.*", "message": 1}
+
+    run(main())

@@ -9,7 +9,17 @@ import pytest
 
 from interphone.errors import ConnectionLost, PayloadError, RemoteProtocolError, Unsupported
 from interphone.protocol.payload import ABSENT, Json, MessagePack
-from interphone.protocol.shapes import Marks, Posting, Terms, granted, missed, options_of
+from interphone.protocol.shapes import (
+    Marks,
+    Posting,
+    Terms,
+    enveloped,
+    granted,
+    missed,
+    options_of,
+    published,
+    wanted,
+)
 from interphone.protocol.states import State
 from support.sessions import LoneSession, SessionPair
 
@@ -268,3 +278,72 @@ def test_topic_that_is_no_unicode_is_refused() -> None:
     with pytest.raises(PayloadError):
         pair.client.ask_to_forget("\ud800", "token")
     assert pair.client.pending == 0
+
+
+# What is read out of a payload
+
+
+def raw(text: str) -> msgspec.Raw:
+    return msgspec.Raw(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"pub":"a","message":1}', ("a", b"1")),
+        ('{"pub":"a"}', ("a", b"")),
+        ('{"pub":""}', None),
+        ('{"pub":7}', None),
+        ('{"message":1}', None),
+        ('["pub"]', None),
+        ('"pub"', None),
+        ('{"pub":nonsense}', None),
+    ],
+)
+def test_publication_is_read(text: str, found: Any) -> None:
+    shape = published(Json(), raw(text))
+
+    assert (shape and (shape.topic, bytes(shape.value))) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"sub":"a"}', ("sub", ["a"])),
+        ('{"unsub":["a","b"]}', ("unsub", ["a", "b"])),
+        ('{"sub":["a",""]}', None),
+        ('{"sub":7}', None),
+        ('{"sub":"a","more":1}', None),
+        ("7", None),
+    ],
+)
+def test_subscription_is_read(text: str, found: Any) -> None:
+    assert wanted(Json(), raw(text)) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"jsonrpc":"2.0","method":"m"}', ("m", b"", b"", b"")),
+        ('{"jsonrpc":"2.0","method":"m","params":[1],"id":7}', ("m", b"[1]", b"", b"7")),
+        ('{"jsonrpc":"2.0","method":"m","params":{"a":1}}', ("m", b"", b'{"a":1}', b"")),
+        ('{"jsonrpc":"1.0","method":"m"}', None),
+        ('{"jsonrpc":"2.0","method":7}', None),
+        ('"jsonrpc"', None),
+        ("1", None),
+    ],
+)
+def test_envelope_is_read(text: str, found: Any) -> None:
+    envelope = enveloped(Json(), raw(text))
+
+    assert (envelope and (envelope.method, *map(bytes, envelope[1:]))) == found
+
+
+def test_answer_to_an_envelope_has_its_id() -> None:
+    with_id = enveloped(Json(), raw('{"jsonrpc":"2.0","method":"m","id":7}'))
+    without = enveloped(Json(), raw('{"jsonrpc":"2.0","method":"m"}'))
+
+    assert with_id is not None
+    assert without is not None
+    assert with_id.result(1) == {"jsonrpc": "2.0", "result": 1, "id": raw("7")}
+    assert without.result(1) == {"jsonrpc": "2.0", "result": 1}
