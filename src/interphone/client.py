@@ -198,7 +198,7 @@ class Client:
             unsubscribe=_never,
             publish=_never,
             forget=_never,
-            granted=_never,
+            allowed=_never,
             publication=self._feed.deliver,
             missed=self._feed.missed,
             report=self._report_of,

@@ -157,7 +157,7 @@ class Exchange:
             self._publishing.get(peer, set()).discard(tally)
         return _answer(peer, tally)
 
-    def granted(self, peer: Peer, id: int, items: int, size: int) -> None:
+    def allowed(self, peer: Peer, id: int, items: int, size: int) -> None:
         """A subscription of a peer may be sent more."""
         lane = self._lanes.get(peer, {}).get(id)
         if lane is not None and lane.allowance is not None:

@@ -283,7 +283,7 @@ class Feed:
             return
         granted = entry.account.take(size)
         if granted is not None and entry.peer is not None and entry.peer.open:
-            entry.peer.protocol.grant(entry.id, *granted)
+            entry.peer.protocol.allow(entry.id, *granted)
             entry.peer.connection.flush_soon()
 
 

@@ -55,7 +55,7 @@ class PeerEvents(NamedTuple):
     unsubscribe: Callable[[Peer, Nonce, list[str], Terms], None]
     publish: Callable[[Peer, Nonce, str, msgspec.Raw, msgspec.Raw, Posting], None]
     forget: Callable[[Peer, Nonce, str], None]
-    granted: Callable[[Peer, int, int, int], None]
+    allowed: Callable[[Peer, int, int, int], None]
     publication: Callable[[Peer, str, msgspec.Raw, Marks], None]
     missed: Callable[[Peer, int, int, str], None]
     report: Callable[[Peer, Exception], None]
@@ -103,7 +103,7 @@ class Peer:
             call=self.inbox.on_call,
             cancelled=self.inbox.on_cancelled,
             forget=partial(events.forget, self),
-            granted=partial(events.granted, self),
+            allowed=partial(events.allowed, self),
             missed=partial(events.missed, self),
         )
         self.connection = Connection(

@@ -178,7 +178,7 @@ class Server:
             unsubscribe=self._exchange.unsubscribe,
             publish=self._exchange.publish,
             forget=self._exchange.forget,
-            granted=self._exchange.granted,
+            allowed=self._exchange.allowed,
             publication=lambda peer, topic, raw, marks: None,  # only a client hears a publication
             missed=lambda peer, id, count, topic: None,
             report=self._report_of,

@@ -73,7 +73,7 @@ TOLD = {
     "publish",
     "publication",
     "forget",
-    "granted",
+    "allowed",
     "missed",
 }
 
@@ -161,7 +161,7 @@ def unnumbered(event: Event) -> Event:
         # From Node, on a topic that was left while it was on its way.
         case ("message", {"pub": topic, "message": value}):
             return ("publication", topic, value)
-        case ("message" | "publication" | "granted" | "missed", *_):
+        case ("message" | "publication" | "allowed" | "missed", *_):
             return event
         case ("request", _, value, _):  # the deadline is this end's business
             return ("request", value)
@@ -354,9 +354,9 @@ class Machine(RuleBasedStateMachine):
             end.said.append(("publication", topic, value, msgspec.to_builtins(marks)))
 
     @rule(id=ids, items=st.integers(0, 2**40), size=st.integers(0, 2**40))
-    def grant(self, id: int, items: int, size: int) -> None:
-        if not self.as_node and self.attempt("client", "grant", (id, items, size)):
-            self.client.said.append(("granted", id, items, size))
+    def allow(self, id: int, items: int, size: int) -> None:
+        if not self.as_node and self.attempt("client", "allow", (id, items, size)):
+            self.client.said.append(("allowed", id, items, size))
 
     @rule(id=ids, missed=st.integers(1, 2**40), topic=st.sampled_from(TOPICS))
     def miss(self, id: int, missed: int, topic: str) -> None:

@@ -14,7 +14,7 @@ from interphone.protocol.shapes import (
     Posting,
     Terms,
     enveloped,
-    granted,
+    allowed,
     missed,
     options_of,
     published,
@@ -91,10 +91,10 @@ def test_marks_of_a_publication_arrive(flavour: dict[str, Any]) -> None:
 def test_credit_and_misses_arrive(flavour: dict[str, Any], chunk_size: int | None) -> None:
     pair = SessionPair(**flavour).open()
 
-    pair.client.grant(3, 10, 2**40)
+    pair.client.allow(3, 10, 2**40)
     pair.server.miss(300, 2, "a.b")
 
-    assert pair.deliver(chunk_size) == [("granted", 3, 10, 2**40), ("missed", 300, 2, "a.b")]
+    assert pair.deliver(chunk_size) == [("allowed", 3, 10, 2**40), ("missed", 300, 2, "a.b")]
 
 
 def test_packets_look_so() -> None:
@@ -102,7 +102,7 @@ def test_packets_look_so() -> None:
 
     client.session.subscribe(["a"], "token", terms=Terms(1))
     client.session.ask_to_forget("a", "token")
-    client.session.grant(1, 2, 3)
+    client.session.allow(1, 2, 3)
     server.session.miss(1, 2, "a")
 
     assert client.sent() == [
@@ -215,9 +215,9 @@ def test_packet_to_the_wrong_end_is_unknown(role: Any, kind: int) -> None:
 
 @pytest.mark.parametrize("codec", [Json(), MessagePack()], ids=["json", "msgpack"])
 def test_pairs_are_read_in_either_codec(codec: Any) -> None:
-    assert granted(codec, msgspec.Raw(codec.encode((0, 5)))) == (0, 5)
+    assert allowed(codec, msgspec.Raw(codec.encode((0, 5)))) == (0, 5)
     assert missed(codec, msgspec.Raw(codec.encode((1, "a")))) == (1, "a")
-    assert granted(codec, ABSENT) is None
+    assert allowed(codec, ABSENT) is None
     assert missed(codec, msgspec.Raw(codec.encode(None))) is None
 
 
@@ -235,7 +235,7 @@ def test_pairs_are_read_in_either_codec(codec: Any) -> None:
         ("ask_to_publish", ("a", b"1", "token"), {"posting": Posting(retain=True)}),
         ("ask_to_publish", ("a", b"1", "token"), {"posting": Posting(ack="delivered")}),
         ("ask_to_forget", ("a", "token"), {}),
-        ("grant", (1, 1, 1), {}),
+        (("allow", (1, 1, 1), {}),
     ],
     ids=str,
 )
@@ -269,7 +269,7 @@ def test_verbs_need_an_open_connection() -> None:
     client.lose()
 
     with pytest.raises(ConnectionLost):
-        client.session.grant(1, 1, 1)
+        client.session.allow(1, 1, 1)
 
 
 def test_topic_that_is_no_unicode_is_refused() -> None:

@@ -125,7 +125,7 @@ class Recorder:
             call=lambda nonce, raw, seconds: self._note("call", nonce, self.value(raw), seconds),
             cancelled=lambda nonce: self._note("cancelled", nonce),
             forget=lambda nonce, topic: self._note("forget", nonce, topic),
-            granted=lambda *facts: self._note("granted", *facts),
+            allowed=lambda *facts: self._note("allowed", *facts),
             missed=lambda *facts: self._note("missed", *facts),
         )
 

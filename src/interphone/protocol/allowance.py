@@ -5,7 +5,7 @@ of each, so the bytes may be overdrawn by one publication: else a large one coul
 The reader grants what it has taken out of its queue, a half of the whole at a time.
 
     server  Allowance   allow(10, 1000) ──── publications ────►  Account  reader
-                        grant(5, 40)    ◄──── GRANT 5, 40 ─────  take → (5, 40)
+                        grant(5, 40)    ◄──── ALLOW 5, 40 ─────  take → (5, 40)
 """
 
 from __future__ import annotations

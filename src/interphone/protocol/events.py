@@ -36,7 +36,7 @@ class Reactions(NamedTuple):
     call: Callable[[Nonce, msgspec.Raw, float | None], None]
     cancelled: Callable[[Nonce], None]
     forget: Callable[[Nonce, str], None]
-    granted: Callable[[int, int, int], None]
+    allowed: Callable[[int, int, int], None]
     missed: Callable[[int, int, str], None]
 
 

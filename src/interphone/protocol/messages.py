@@ -32,11 +32,11 @@ from ..errors import (
 from .payload import ABSENT
 
 __all__ = [
+    "ALLOW",
     "CANCEL",
     "CAPABILITIES",
     "CONNECTION",
     "END",
-    "GRANT",
     "MESSAGE",
     "MISSED",
     "NODE_CODES",
@@ -62,7 +62,7 @@ __all__ = [
 
 CONNECTION, MESSAGE, REQUEST, RESPONSE, PING, PONG, END = range(7)
 CANCEL = 8  # between two of us; 7 is the padding towards @isdk/ipc-server
-GRANT, MISSED = 20, 21  # of the capability "topics"
+ALLOW, MISSED = 20, 21  # of the capability "topics"
 
 VERSION = 1
 """Version of what two interphone ends say to each other beyond the Node wire."""

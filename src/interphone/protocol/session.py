@@ -49,11 +49,11 @@ from .dialects import ClassicJson, ClassicMessagePack, Dialect, Native
 from .events import Counts, Nonce, Reactions, Role
 from .heartbeat import Heartbeat
 from .messages import (
+    ALLOW,
     CANCEL,
     CAPABILITIES,
     CONNECTION,
     END,
-    GRANT,
     MESSAGE,
     MISSED,
     NODE_CODES,
@@ -73,7 +73,7 @@ from .messages import (
     read_failure,
 )
 from .payload import ABSENT, Json, MessagePack
-from .shapes import Marks, Posting, Terms, granted, missed, options_of, published, wanted
+from .shapes import Marks, Posting, Terms, allowed, missed, options_of, published, wanted
 from .states import LEGAL, State
 from .topics import is_pattern
 from .wire import Wire
@@ -157,7 +157,7 @@ class Session:
             PONG: self._on_pong,
             END: self._on_end,
             CANCEL: self._on_cancel,
-            GRANT: self._on_grant,
+            ALLOW: self._on_allow,
             MISSED: self._on_missed,
         }
 
@@ -500,8 +500,8 @@ class Session:
         else:
             self._react.forget(packet.n, topic)
 
-    def _on_grant(self, packet: Packet) -> None:
-        self._on_pair(packet, "server", granted(self.codec, packet.d), self._react.granted)
+    def _on_allow(self, packet: Packet) -> None:
+        self._on_pair(packet, "server", allowed(self.codec, packet.d), self._react.allowed)
 
     def _on_missed(self, packet: Packet) -> None:
         self._on_pair(packet, "client", missed(self.codec, packet.d), self._react.missed)
@@ -696,9 +696,9 @@ class Session:
         self._require_topics("last values")
         return self._put_marked("forget", self.codec.encode(topic), token, now, timeout)
 
-    def grant(self, id: int, items: int, size: int) -> None:
+    def allow(self, id: int, items: int, size: int) -> None:
         """Let the server send a subscription so many publications and bytes more."""
-        self._tell(GRANT, id, (items, size))
+        self._tell(ALLOW, id, (items, size))
 
     def miss(self, id: int, count: int, topic: str) -> None:
         """Tell a subscription that it missed so many publications, the first on this topic."""

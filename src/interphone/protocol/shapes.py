@@ -26,8 +26,8 @@ __all__ = [
     "Published",
     "Terms",
     "Wanted",
+    "allowed",
     "enveloped",
-    "granted",
     "missed",
     "options_of",
     "published",
@@ -123,8 +123,8 @@ def options_of(of: type[T], options: Any) -> T | None:
         return None
 
 
-def granted(codec: Codec, payload: msgspec.Raw) -> tuple[int, int] | None:
-    """Read a GRANT: publications and bytes; None if it is none."""
+def allowed(codec: Codec, payload: msgspec.Raw) -> tuple[int, int] | None:
+    """Read an ALLOW: publications and bytes; None if it is none."""
     pair: tuple[int, int] | None = _pair(codec, payload, tuple[Natural, Natural])
     return pair
 

@@ -17,10 +17,10 @@ from __future__ import annotations
 from enum import Enum
 
 from .messages import (
+    ALLOW,
     CANCEL,
     CONNECTION,
     END,
-    GRANT,
     MESSAGE,
     MISSED,
     PING,
@@ -44,8 +44,8 @@ class State(Enum):
 
 LEGAL: dict[State, frozenset[int]] = {
     State.OPENING: frozenset({CONNECTION, END}),
-    State.OPEN: frozenset({MESSAGE, REQUEST, RESPONSE, PING, PONG, CANCEL, GRANT, MISSED, END}),
-    State.DRAINING: frozenset({MESSAGE, REQUEST, RESPONSE, PING, PONG, CANCEL, GRANT, MISSED, END}),
+    State.OPEN: frozenset({MESSAGE, REQUEST, RESPONSE, PING, PONG, CANCEL, ALLOW, MISSED, END}),
+    State.DRAINING: frozenset({MESSAGE, REQUEST, RESPONSE, PING, PONG, CANCEL, ALLOW, MISSED, END}),
     State.CLOSING: frozenset({END}),
     State.CLOSED: frozenset(),
 }
