@@ -13,8 +13,8 @@ from interphone.protocol.shapes import (
     Marks,
     Posting,
     Terms,
-    enveloped,
     allowed,
+    enveloped,
     missed,
     options_of,
     published,
@@ -235,7 +235,7 @@ def test_pairs_are_read_in_either_codec(codec: Any) -> None:
         ("ask_to_publish", ("a", b"1", "token"), {"posting": Posting(retain=True)}),
         ("ask_to_publish", ("a", b"1", "token"), {"posting": Posting(ack="delivered")}),
         ("ask_to_forget", ("a", "token"), {}),
-        (("allow", (1, 1, 1), {}),
+        ("allow", (1, 1, 1), {}),
     ],
     ids=str,
 )
