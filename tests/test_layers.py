@@ -32,7 +32,7 @@ LAYERS = [
         "inbox",
         "peer",
     },
-    {"introspection", "admission", "exchange", "feed", "server", "client"},
+    {"introspection", "admission", "lanes", "traffic", "exchange", "feed", "server", "client"},
     {"run", "blocking", "inspector", "backplane", "testing"},
     {"cli"},
 ]

@@ -17,6 +17,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import IntEnum
+from functools import partial
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
@@ -50,10 +51,12 @@ from .protocol.events import Nonce
 from .protocol.messages import Welcome
 from .protocol.payload import Json
 from .protocol.session import Session
+from .protocol.shapes import Posting
 from .protocol.upgrade import NAMES
 from .stream import Line, Stream
 from .subscription import (
     MAX_QUEUE,
+    Ack,
     Gap,
     OverflowPolicy,
     Publication,
@@ -217,7 +220,10 @@ class Client:
             subscribe=_never,
             unsubscribe=_never,
             publish=_never,
+            forget=_never,
+            allowed=_never,
             publication=self._feed.deliver,
+            missed=self._feed.missed,
             report=self._report_of,
             raised=self._raised,
             lost=self._lost,
@@ -683,13 +689,30 @@ class Client:
     # Publish and subscribe
 
     async def publish(
-        self, topic: str, value: object, *, timeout: float | None = DEFAULT_TIMEOUT
+        self,
+        topic: str,
+        value: object,
+        *,
+        retain: bool = False,
+        ack: Ack = "queued",
+        timeout: float | None = DEFAULT_TIMEOUT,
     ) -> Receipt:
         """Publish by way of the server, to everybody who subscribed to the topic.
 
+        Cancelling is safe: whoever had no room does not get it.
+
+        Args:
+            topic: A name, no pattern.
+            value: Any value the wire carries.
+            retain: Whether the server keeps it as the topic's last value.
+            ack: As for `Server.publish`.
+            timeout: Seconds to wait. The server waits for subscriptions that block, and for
+                "delivered", a little less, so that its answer comes in time.
+
         Raises:
             TopicError: `topic` is no name for one.
-            Unsupported: The server has no publish/subscribe.
+            Unsupported: The server has no publish/subscribe, or cannot do what was asked.
+            Overloaded: There are too many last values; nothing was published.
             RequestTimeout: No answer in time.
             ConnectionLost: The connection ended before the answer came.
         """
@@ -699,9 +722,26 @@ class Client:
         payload = await peer.ready_to_send(value, timeout)
         if timeout is not None:
             timeout -= perf_counter() - started
-        answer = await peer.ask(peer.protocol.ask_to_publish, topic, payload, timeout=timeout)
-        check_result(answer)
-        return Receipt(answer.get("matched"), answer.get("queued"), answer.get("dropped"))
+        # Who does not wait for a time that is over would be told that it may have been sent.
+        knows = "topics" in peer.protocol.can and (timeout is None or timeout > 0)
+        posting = Posting(ack=ack, retain=retain, deadline=timeout if knows else None)
+        verb = partial(peer.protocol.ask_to_publish, posting=posting)
+        answer = check_result(await peer.ask(verb, topic, payload, timeout=timeout))
+        names = ("matched", "queued", "dropped", "delivered")
+        return Receipt(*(answer.get(name) for name in names))
+
+    async def forget(self, topic: str, *, timeout: float | None = DEFAULT_TIMEOUT) -> bool:
+        """Have the server keep no last value of the topic; return whether there was one.
+
+        Raises:
+            TopicError: `topic` is no name for one.
+            Unsupported: The server keeps none.
+            Everything `publish` raises about answers.
+        """
+        check_topic(topic)
+        peer, timeout = await self._standing_within(shrunk(timeout))
+        answer = await peer.ask(peer.protocol.ask_to_forget, topic, timeout=timeout)
+        return bool(check_result(answer)["result"])
 
     @overload
     def subscribe(
@@ -711,6 +751,7 @@ class Client:
         overflow: OverflowPolicy = ...,
         queue: int = ...,
         gaps: Literal[False] = ...,
+        group: str | None = ...,
     ) -> Subscription[Publication[T]]: ...
     @overload
     def subscribe(
@@ -720,6 +761,7 @@ class Client:
         overflow: OverflowPolicy = ...,
         queue: int = ...,
         gaps: Literal[True],
+        group: str | None = ...,
     ) -> Subscription[Publication[T] | Gap]: ...
     @overload
     def subscribe(
@@ -729,6 +771,7 @@ class Client:
         overflow: OverflowPolicy = ...,
         queue: int = ...,
         gaps: Literal[False] = ...,
+        group: str | None = ...,
     ) -> Subscription[Publication[Any]]: ...
     @overload
     def subscribe(
@@ -738,6 +781,7 @@ class Client:
         overflow: OverflowPolicy = ...,
         queue: int = ...,
         gaps: Literal[True],
+        group: str | None = ...,
     ) -> Subscription[Publication[Any] | Gap]: ...
     def subscribe(
         self,
@@ -746,22 +790,34 @@ class Client:
         overflow: OverflowPolicy = "disconnect",
         queue: int = MAX_QUEUE,
         gaps: bool = False,
+        group: str | None = None,
     ) -> Subscription[Any]:
         """Subscribe: ``async with client.subscribe("a", "b", of=Item) as items``.
 
         It yields `Publication`s, and lives on through reconnections.
 
         Args:
-            topics: One or more.
+            topics: One or more, or patterns: in ``news.*`` the star stands for one level, in
+                ``news.>`` the rest for one or more.
             of: Type of the values.
             overflow: What a full queue does.
             queue: Publications it holds.
             gaps: Whether to yield a `Gap` after the connection was away.
+            group: A queue group: each publication goes to one of its members only.
+
+        A pattern, a group and ``overflow="block"`` raise `Unsupported` on entering where the
+        server does not know of them, as Node's.
         """
-        return Subscription(self._feed, topics, of, overflow=overflow, queue=queue, gaps=gaps)
+        return Subscription(
+            self._feed, topics, of, overflow=overflow, queue=queue, gaps=gaps, group=group
+        )
 
     def on_topic(
-        self, *topics: str, of: Any = Any, overflow: OverflowPolicy = "drop_oldest"
+        self,
+        *topics: str,
+        of: Any = Any,
+        overflow: OverflowPolicy = "drop_oldest",
+        group: str | None = None,
     ) -> Callable[[TopicHandlerT], TopicHandlerT]:
         """Handle publications, one at a time, in order, as long as the client lives.
 
@@ -770,16 +826,18 @@ class Client:
         """
 
         def register(handler: TopicHandlerT) -> TopicHandlerT:
-            tasks = self._tasks
-            self._feed.handle(
-                TopicHandler(self._feed, topics, of, handler, tasks, tasks.start, overflow=overflow)
+            hub, tasks = self._feed, self._tasks
+            hub.handle(
+                TopicHandler(
+                    hub, topics, of, handler, tasks, tasks.start, overflow=overflow, group=group
+                )
             )
             return handler
 
         return register
 
     async def unsubscribe(self, *topics: str) -> None:
-        """End every subscription and handler of these topics here."""
+        """End every subscription and handler of these topics and patterns here."""
         await self._feed.unsubscribe(topics)
 
     # Failures

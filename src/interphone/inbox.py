@@ -207,6 +207,10 @@ class Inbox:
         else:
             self._answer_later(nonce, raw, self.calls.stream(nonce, raw), options.deadline)
 
+    def answer(self, nonce: Nonce, raw: msgspec.Raw, work: Coroutine[Any, Any, object]) -> None:
+        """Answer a request with what `work` returns, which is cancelled when nobody waits."""
+        self._answer_later(nonce, raw, work, None)
+
     def on_cancelled(self, nonce: Nonce) -> None:
         """Nobody waits for this answer any more; an answer that is gone already is fine."""
         for task, (running, _) in self._answers.items():

@@ -39,6 +39,7 @@ from .inbox import Inbox
 from .protocol.events import Counts, Nonce, Reactions
 from .protocol.messages import Hello, Welcome
 from .protocol.session import Session
+from .protocol.shapes import Marks, Posting, Terms
 from .protocol.states import State
 from .stream import Line, Stream
 
@@ -57,10 +58,13 @@ class PeerEvents(NamedTuple):
     made: Callable[[Peer], None]
     hello: Callable[[Peer, Hello], None]
     opened: Callable[[Peer, Welcome], None]
-    subscribe: Callable[[Peer, Nonce, list[str]], None]
-    unsubscribe: Callable[[Peer, Nonce, list[str]], None]
-    publish: Callable[[Peer, Nonce, str, msgspec.Raw, msgspec.Raw], None]
-    publication: Callable[[Peer, str, msgspec.Raw], None]
+    subscribe: Callable[[Peer, Nonce, list[str], Terms], None]
+    unsubscribe: Callable[[Peer, Nonce, list[str], Terms], None]
+    publish: Callable[[Peer, Nonce, str, msgspec.Raw, msgspec.Raw, Posting], None]
+    forget: Callable[[Peer, Nonce, str], None]
+    allowed: Callable[[Peer, int, int, int], None]
+    publication: Callable[[Peer, str, msgspec.Raw, Marks], None]
+    missed: Callable[[Peer, int, int, str], None]
     report: Callable[[Peer, Exception], None]
     raised: Callable[[Peer, Exception], None]
     lost: Callable[[Peer, InterphoneError], None]
@@ -118,6 +122,9 @@ class Peer:
             input=self.inbox.calls.on_input,
             demanded=_more,
             progress=self._on_progress,
+            forget=partial(events.forget, self),
+            allowed=partial(events.allowed, self),
+            missed=partial(events.missed, self),
         )
         self.connection = Connection(
             session,

@@ -30,11 +30,11 @@ from .peer import DEFAULT_TIMEOUT, Call, Peer, PeerEvents, reason_of
 from .protocol.session import Session
 from .subscription import (
     MAX_QUEUE,
+    Ack,
     OverflowPolicy,
     Publication,
     Receipt,
     Subscription,
-    Subscriptions,
     TopicHandler,
     check_topic,
 )
@@ -88,6 +88,8 @@ class Server:
         max_connections: Open connections; one more is refused.
         max_incomplete: Unfinished handshakes; one more evicts the oldest.
         max_subscriptions: Subscriptions of all peers together.
+        max_retained: Topics that may have a last value.
+        max_retained_bytes: The last values of all of them.
         generate_id: Makes the id of a new peer.
         compress: Grant compression to Node clients that ask for it.
         messagepack: Grant MessagePack to Node clients that ask for it.
@@ -109,6 +111,8 @@ class Server:
         max_connections: int = 4096,
         max_incomplete: int = 64,
         max_subscriptions: int = 65_536,
+        max_retained: int = 4_096,
+        max_retained_bytes: int = 4 * 1024 * 1024,
         generate_id: Callable[[], str] | None = None,
         compress: bool = False,
         messagepack: bool = False,
@@ -140,8 +144,12 @@ class Server:
         self._starting = False
         self._paused = False
         self._tasks = Tasks(self._report_handler)
-        self._exchange = Exchange(max_subscriptions=max_subscriptions, tasks=self._tasks)
-        self._hub = _LocalHub(self._exchange.local)
+        self._exchange = Exchange(
+            max_subscriptions=max_subscriptions,
+            max_retained=max_retained,
+            max_retained_bytes=max_retained_bytes,
+            tasks=self._tasks,
+        )
         self._admission = Admission(
             peers=self._peers,
             admit=self._admit,
@@ -188,7 +196,10 @@ class Server:
             subscribe=self._exchange.subscribe,
             unsubscribe=self._exchange.unsubscribe,
             publish=self._exchange.publish,
-            publication=lambda peer, topic, raw: None,  # only a client hears a publication
+            forget=self._exchange.forget,
+            allowed=self._exchange.allowed,
+            publication=lambda peer, topic, raw, marks: None,  # only a client hears a publication
+            missed=lambda peer, id, count, topic: None,
             report=self._report_of,
             raised=self._raised,
             lost=self._lost,
@@ -420,27 +431,64 @@ class Server:
 
     # Publish and subscribe
 
-    async def publish(self, topic: str, value: object) -> Receipt:
+    async def publish(
+        self,
+        topic: str,
+        value: object,
+        *,
+        retain: bool = False,
+        ack: Ack = "queued",
+        timeout: float | None = DEFAULT_TIMEOUT,
+    ) -> Receipt:
         """Publish to every peer that subscribed to the topic, and to this side's own.
 
         It returns when the publication is queued for each of them; for subscribers that are
         slow it waits 10 ms at most. One that falls more than `Limits.hard_queue` behind, or
         takes nothing for `Limits.stalled_after`, is cut off and counted as dropped.
 
+        Cancelling is safe: whoever had no room does not get it.
+
+        Args:
+            topic: A name, no pattern.
+            value: Any value the wire carries.
+            retain: Whether to keep it as the topic's last value, for subscriptions to come.
+            ack: "delivered" waits until it has left to every peer it was queued for, or never
+                will: `Receipt.delivered` counts those it has left to.
+            timeout: Seconds to wait for subscriptions with ``overflow="block"``, which then
+                count as dropped, and for "delivered"; None waits without limit.
+
         Raises:
             PayloadError: `value` has no form on the wire.
             TopicError: `topic` is no name for one.
+            Overloaded: There are too many last values; nothing was published.
         """
         check_topic(topic)
-        return await self._exchange.publish_local(topic, value)
+        return await self._exchange.publish_local(
+            topic, value, retain=retain, ack=ack, timeout=timeout
+        )
+
+    async def forget(self, topic: str) -> bool:
+        """Keep no last value of the topic any more; return whether there was one."""
+        check_topic(topic)
+        return self._exchange.retained.forget(topic)
 
     @overload
     def subscribe(
-        self, *topics: str, of: type[T], overflow: OverflowPolicy = ..., queue: int = ...
+        self,
+        *topics: str,
+        of: type[T],
+        overflow: OverflowPolicy = ...,
+        queue: int = ...,
+        group: str | None = ...,
     ) -> Subscription[Publication[T]]: ...
     @overload
     def subscribe(
-        self, *topics: str, of: Any = Any, overflow: OverflowPolicy = ..., queue: int = ...
+        self,
+        *topics: str,
+        of: Any = Any,
+        overflow: OverflowPolicy = ...,
+        queue: int = ...,
+        group: str | None = ...,
     ) -> Subscription[Publication[Any]]: ...
     def subscribe(
         self,
@@ -448,20 +496,30 @@ class Server:
         of: Any = Any,
         overflow: OverflowPolicy = "disconnect",
         queue: int = MAX_QUEUE,
+        group: str | None = None,
     ) -> Subscription[Any]:
-        """Hear what peers publish: ``async with server.subscribe("a") as items``."""
-        return Subscription(self._hub, topics, of, overflow=overflow, queue=queue)
+        """Hear what is published: ``async with server.subscribe("a.*") as items``.
+
+        The arguments are those of `Client.subscribe`.
+        """
+        return Subscription(self._exchange, topics, of, overflow=overflow, queue=queue, group=group)
 
     def on_topic(
-        self, *topics: str, of: Any = Any, overflow: OverflowPolicy = "drop_oldest"
+        self,
+        *topics: str,
+        of: Any = Any,
+        overflow: OverflowPolicy = "drop_oldest",
+        group: str | None = None,
     ) -> Callable[[TopicHandlerT], TopicHandlerT]:
-        """Handle what peers publish, in order: ``@server.on_topic("a", of=Item)``."""
+        """Handle what is published, in order: ``@server.on_topic("a.*", of=Item)``."""
 
         def register(handler: TopicHandlerT) -> TopicHandlerT:
-            reader = TopicHandler(
-                self._hub, topics, of, handler, self._tasks, self._tasks.start, overflow=overflow
+            hub, tasks = self._exchange, self._tasks
+            hub.handle(
+                TopicHandler(
+                    hub, topics, of, handler, tasks, tasks.start, overflow=overflow, group=group
+                )
             )
-            self._exchange.local.add(reader)
             return handler
 
         return register
@@ -487,16 +545,3 @@ class Server:
     def _report(self, error: Exception, peer: Peer | None) -> None:
         log_error(error, peer or self)
         self.on_error.fire(error, peer)
-
-
-class _LocalHub:
-    """The hub of a server's own subscriptions: nothing goes over a wire for them."""
-
-    def __init__(self, local: Subscriptions) -> None:
-        self._local = local
-
-    async def attach(self, subscription: Subscription[Any]) -> None:
-        self._local.add(subscription)
-
-    async def detach(self, subscription: Subscription[Any], topics: Iterable[str]) -> None:
-        self._local.remove(subscription, topics)

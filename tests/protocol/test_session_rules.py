@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -25,11 +26,13 @@ from interphone.errors import (
     InterphoneError,
     MessageTooBig,
     Overloaded,
+    Unsupported,
 )
 from interphone.limits import Limits
 from interphone.protocol.credit import Credit
 from interphone.protocol.messages import Failure
 from interphone.protocol.session import RESOLUTION, Session
+from interphone.protocol.shapes import Marks, Posting, Terms
 from interphone.protocol.states import State
 from support.clock import FakeClock
 from support.sessions import ABSENT, Event, Recorder
@@ -40,16 +43,33 @@ MAX_FRAME = 2000
 MAX_PENDING = 6
 MAX_INFLIGHT = 3
 TOPICS = ["a", "b", "constructor"]
+PATTERNS = [*TOPICS, "*", "a.>", "a.*.b"]
 CHUNK = 300
 
 roles = st.sampled_from(["client", "server"])
 paddings = st.sampled_from([0, 0, 1, 100, 130, 1500])
 timeouts = st.none() | st.sampled_from([0.5, 1.0, 10.0])
+ids = st.integers(1, 2**40)
+all_terms = st.builds(
+    Terms,
+    id=ids,
+    group=st.none() | st.sampled_from(["g", "workers"]),
+    credit=st.none() | st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)),
+)
+postings = st.builds(
+    Posting,
+    ack=st.just("delivered"),
+    retain=st.booleans(),
+    deadline=st.none() | st.sampled_from([0.5, 10.0]),
+)
+all_marks = st.builds(
+    Marks, to=st.lists(ids, min_size=1, max_size=3).map(tuple), retained=st.booleans()
+)
 
 # Events a packet of the other end's user makes, in the order they were sent. Requests may be
 # held until there is credit: they are in order among themselves.
-TOLD = {"message", "publication", "open"}
-ASKED = {"request", "call", "subscribe", "unsubscribe", "publish"}
+TOLD = {"message", "publication", "open", "allowed", "missed"}
+ASKED = {"request", "call", "subscribe", "unsubscribe", "publish", "forget"}
 
 
 class Flow:
@@ -133,6 +153,9 @@ class End:
     def piece(self, name: str, *args: Any) -> Any:
         return getattr(self.session.streams, name)(*args)
 
+    def optional(self, name: str, args: tuple[Any, ...], how: dict[str, Any]) -> Any:
+        return getattr(self.session, name)(*args, **how)
+
     def feed(self, data: bytes, now: float) -> None:
         self.session.heard = now
         self.session.receive(data, self.seen.reactions)
@@ -169,7 +192,7 @@ def unnumbered(event: Event) -> Event:
         # From Node, on a topic that was left while it was on its way.
         case ("message", {"pub": topic, "message": value}):
             return ("publication", topic, value)
-        case ("message" | "publication", *_):
+        case ("message" | "publication" | "allowed" | "missed", *_):
             return event
         case ("request" | "call" | "open", _, value, *_):  # options are this end's business
             return (event[0], value)
@@ -318,6 +341,70 @@ class Machine(RuleBasedStateMachine):
         # To a Node client on a topic it never asked for it would be a message.
         if topic in self.client.session.topics and self.attempt("server", "deliver", (body,)):
             end.said.append(("publication", topic, value))
+
+    # What only two of us say: nothing of it reaches Node, and nothing of it is asked of Node
+
+    @rule(topics=st.lists(st.sampled_from(PATTERNS), min_size=1, max_size=2), terms=all_terms)
+    def subscribe_on_terms(self, topics: list[str], terms: Terms) -> None:
+        said = ("subscribe", topics, msgspec.to_builtins(terms))
+        self.ask_with("subscribe", (topics,), {"terms": terms}, said)
+
+    @rule(topic=st.sampled_from(PATTERNS), id=ids)
+    def unsubscribe_one(self, topic: str, id: int) -> None:
+        how = {"terms": Terms(id)}
+        self.ask_with("unsubscribe", ([topic],), how, ("unsubscribe", [topic], {"id": id}))
+
+    @rule(topic=st.sampled_from(TOPICS), padding=paddings, posting=postings)
+    def ask_to_publish_so(self, topic: str, padding: int, posting: Posting) -> None:
+        value = self.unique(padding)
+        payload = self.client.session.codec.encode(value)
+        said = ("publish", topic, value, msgspec.to_builtins(posting))
+        self.ask_with("ask_to_publish", (topic, payload), {"posting": posting}, said)
+
+    @rule(topic=st.sampled_from(TOPICS))
+    def ask_to_forget(self, topic: str) -> None:
+        self.ask_with("ask_to_forget", (topic,), {}, ("forget", topic))
+
+    def ask_with(self, name: str, args: tuple[Any, ...], how: dict[str, Any], said: Event) -> None:
+        """Ask with options, which an end that does not know of them is not asked."""
+        token = self.count = self.count + 1
+        end = self.client
+        possible = end.session.state is State.OPEN
+        full = end.session.pending >= MAX_PENDING
+        try:
+            nonce = end.do("optional", name, (*args, token), how)
+        except Unsupported:
+            assert self.as_node
+        except Overloaded:
+            assert full
+        except InterphoneError:
+            assert not possible
+        else:
+            assert possible
+            assert not full
+            assert not self.as_node
+            end.nonces[token] = nonce
+            end.waiting[token] = None
+            end.questions[token] = said
+
+    @rule(topic=st.sampled_from(TOPICS), padding=paddings, marks=all_marks)
+    def publish_to(self, topic: str, padding: int, marks: Marks) -> None:
+        if self.as_node:
+            return
+        end, value = self.ends["server"], self.unique(padding)
+        body = end.session.publication(topic, end.session.codec.encode(value), None, marks)
+        if self.attempt("server", "deliver", (body,)):
+            end.said.append(("publication", topic, value, msgspec.to_builtins(marks)))
+
+    @rule(id=ids, items=st.integers(0, 2**40), size=st.integers(0, 2**40))
+    def allow(self, id: int, items: int, size: int) -> None:
+        if not self.as_node and self.attempt("client", "allow", (id, items, size)):
+            self.client.said.append(("allowed", id, items, size))
+
+    @rule(id=ids, missed=st.integers(1, 2**40), topic=st.sampled_from(TOPICS))
+    def miss(self, id: int, missed: int, topic: str) -> None:
+        if not self.as_node and self.attempt("server", "miss", (id, missed, topic)):
+            self.ends["server"].said.append(("missed", id, missed, topic))
 
     @rule(role=roles, which=st.integers(0, 5), fails=st.booleans())
     def answer(self, role: str, which: int, fails: bool) -> None:
@@ -534,7 +621,7 @@ class Machine(RuleBasedStateMachine):
                     stream.questions.came.append(event[2])
             elif event[0] == "cancelled":
                 self.stop(end, event[1])
-            elif event[0] in ("subscribe", "unsubscribe", "publish"):
+            elif event[0] in ("subscribe", "unsubscribe", "publish", "forget"):
                 end.asked.append((event[1], None))
             elif event[0] in ("answered", "failed"):
                 assert event[1] in end.waiting, "settled twice, or nobody asked"

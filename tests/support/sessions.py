@@ -114,12 +114,18 @@ class Recorder:
             ),
             answered=lambda token, raw: self._note("answered", token, self.value(raw)),
             failed=lambda token, error: self._error("failed", error, token),
-            subscribe=lambda nonce, topics: self._note("subscribe", nonce, topics),
-            unsubscribe=lambda nonce, topics: self._note("unsubscribe", nonce, topics),
-            publish=lambda nonce, topic, raw, _: self._note(
-                "publish", nonce, topic, self.value(raw)
+            subscribe=lambda nonce, topics, terms: self._note(
+                "subscribe", nonce, topics, *_said(terms)
             ),
-            publication=lambda topic, raw: self._note("publication", topic, self.value(raw)),
+            unsubscribe=lambda nonce, topics, terms: self._note(
+                "unsubscribe", nonce, topics, *_said(terms)
+            ),
+            publish=lambda nonce, topic, raw, _, posting: self._note(
+                "publish", nonce, topic, self.value(raw), *_said(posting)
+            ),
+            publication=lambda topic, raw, marks: self._note(
+                "publication", topic, self.value(raw), *_said(marks)
+            ),
             goodbye=self._goodbye,
             unreadable=lambda error: self._error("unreadable", error),
             violated=lambda error: self._error("violated", error),
@@ -131,6 +137,9 @@ class Recorder:
             input=lambda nonce, raw: self._note("input", nonce, self.value(raw)),
             demanded=lambda token: self._note("demanded", token),
             progress=lambda token, raw: self._note("progress", token, self.value(raw)),
+            forget=lambda nonce, topic: self._note("forget", nonce, topic),
+            allowed=lambda *facts: self._note("allowed", *facts),
+            missed=lambda *facts: self._note("missed", *facts),
         )
 
     def value(self, raw: msgspec.Raw) -> Any:
@@ -161,6 +170,12 @@ class Recorder:
         self.events.append((name, *facts))
         if name in self.on:
             self.on[name](*facts)
+
+
+def _said(options: msgspec.Struct) -> list[dict[str, Any]]:
+    """Options as they were said; nothing if none were."""
+    said = msgspec.to_builtins(options)
+    return [said] if said else []
 
 
 def _of(welcome: Welcome) -> dict[str, Any]:

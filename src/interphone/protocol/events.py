@@ -9,6 +9,7 @@ import msgspec
 
 from ..errors import InterphoneError
 from .messages import Goodbye, Hello, Welcome
+from .shapes import Marks, Posting, Terms
 
 __all__ = ["Counts", "Nonce", "Options", "Reactions", "Role"]
 
@@ -52,10 +53,10 @@ class Reactions(NamedTuple):
     request: Callable[[Nonce, msgspec.Raw, Options], None]
     answered: Callable[[object, msgspec.Raw], None]
     failed: Callable[[object, InterphoneError], None]
-    subscribe: Callable[[Nonce, list[str]], None]
-    unsubscribe: Callable[[Nonce, list[str]], None]
-    publish: Callable[[Nonce, str, msgspec.Raw, msgspec.Raw], None]
-    publication: Callable[[str, msgspec.Raw], None]
+    subscribe: Callable[[Nonce, list[str], Terms], None]
+    unsubscribe: Callable[[Nonce, list[str], Terms], None]
+    publish: Callable[[Nonce, str, msgspec.Raw, msgspec.Raw, Posting], None]
+    publication: Callable[[str, msgspec.Raw, Marks], None]
     goodbye: Callable[[Goodbye], None]
     unreadable: Callable[[InterphoneError], None]
     violated: Callable[[InterphoneError], None]
@@ -67,6 +68,9 @@ class Reactions(NamedTuple):
     input: Callable[[Nonce, msgspec.Raw], None]
     demanded: Callable[[object], None]
     progress: Callable[[object, msgspec.Raw], None]
+    forget: Callable[[Nonce, str], None]
+    allowed: Callable[[int, int, int], None]
+    missed: Callable[[int, int, str], None]
 
 
 class Counts(msgspec.Struct):

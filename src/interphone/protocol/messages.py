@@ -3,9 +3,10 @@
 The classic packets are those of the Node packages, ``{"t", "d", "n"}``. Between two
 interphone ends, and only there, a packet has two more keys, which Node ignores:
 
-    k   the kind of a REQUEST or MESSAGE: "call", "sub", "unsub", "pub"; absent for the user's own
+    k   the kind of a REQUEST or MESSAGE: "call", "sub", "unsub", "pub", "forget"; absent for the
+        user's own
     e   a `Failure`: in a RESPONSE that is none, or the code of an END
-    o   options of a REQUEST; unknown ones are ignored
+    o   options of a REQUEST, marks of a publication; unknown ones are ignored
 
 Some packet types, too, are only spoken between two of us: CANCEL, the packets of streams
 (`streams.py`) and PROGRESS.
@@ -35,6 +36,7 @@ from ..notes import add_notes, notes_of, text_of
 from .payload import ABSENT
 
 __all__ = [
+    "ALLOW",
     "CANCEL",
     "CAPABILITIES",
     "CONNECTION",
@@ -44,6 +46,7 @@ __all__ = [
     "INPUT",
     "ITEM",
     "MESSAGE",
+    "MISSED",
     "NODE_CODES",
     "OPEN",
     "PING",
@@ -71,11 +74,12 @@ __all__ = [
 CONNECTION, MESSAGE, REQUEST, RESPONSE, PING, PONG, END = range(7)
 # Between two of us; 7 is the padding towards @isdk/ipc-server.
 CANCEL, OPEN, ITEM, GRANT, INPUT, DEMAND, PROGRESS = range(8, 15)
+ALLOW, MISSED = 20, 21  # of the capability "topics"
 
 VERSION = 1
 """Version of what two interphone ends say to each other beyond the Node wire."""
 
-CAPABILITIES: tuple[str, ...] = ("errors", "streams", "progress")
+CAPABILITIES: tuple[str, ...] = ("errors", "streams", "progress", "topics")
 """What this end can do beyond `VERSION`; nothing of it is used unless both ends show the word."""
 
 

@@ -25,7 +25,7 @@ exchange, and nothing is ever sniffed from a payload of one of us.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -40,6 +40,7 @@ from ..errors import (
     Refused,
     RemoteProtocolError,
     RequestTimeout,
+    Unsupported,
 )
 from ..limits import Limits
 from . import handshake, upgrade
@@ -49,6 +50,7 @@ from .dialects import ClassicJson, ClassicMessagePack, Dialect, Native
 from .events import Counts, Nonce, Options, Reactions, Role
 from .heartbeat import Heartbeat
 from .messages import (
+    ALLOW,
     CANCEL,
     CAPABILITIES,
     CONNECTION,
@@ -58,6 +60,7 @@ from .messages import (
     INPUT,
     ITEM,
     MESSAGE,
+    MISSED,
     NODE_CODES,
     OPEN,
     PING,
@@ -79,12 +82,15 @@ from .messages import (
     read_failure,
 )
 from .payload import ABSENT, Json, MessagePack
-from .shapes import published, wanted
+from .shapes import Marks, Posting, Terms, allowed, missed, options_of, published, wanted
 from .states import LEGAL, State
 from .streams import Streams
+from .topics import is_pattern
 from .wire import Wire
 
 __all__ = ["Session"]
+
+T = TypeVar("T")
 
 PREAMBLE = b"IPC"
 ORPHAN = "closing orphaned connection"  # net-ipc's words for a connection that never opened
@@ -173,6 +179,8 @@ class Session:
             INPUT: self._on_input,
             DEMAND: self._on_demand,
             PROGRESS: self._on_progress,
+            ALLOW: self._on_allow,
+            MISSED: self._on_missed,
         }
         self._size = 0  # of the frame that is being dispatched
         self._turnstile = Turnstile()
@@ -464,10 +472,11 @@ class Session:
             if shape is None or shape.topic not in self.topics:  # not asked for: the user's data
                 self._react.message(packet.d)
                 return
-        if shape is None:
+        marks = options_of(Marks, packet.o if "topics" in self.can else None)
+        if shape is None or marks is None:
             self.counts.unknown += 1
         else:
-            self._react.publication(*shape)
+            self._react.publication(*shape, marks)
 
     def _on_request(self, packet: Packet) -> None:
         if self.credit is not None and self._ours(packet):
@@ -540,20 +549,59 @@ class Session:
         return True
 
     def _on_subscription(self, packet: Packet) -> bool:
-        """React to sub, unsub and pub; False if the request is the user's own.
+        """React to sub, unsub, pub and forget; False if the request is the user's own.
 
         Node says no more than how it looks; one of us has said what it means.
         """
         publication = published(self.codec, packet.d)
         if publication is not None and (not self.interphone or packet.k == "pub"):
-            self._react.publish(packet.n, *publication, packet.d)
+            posting = self._options_of(Posting, packet)
+            if posting is not None:
+                self._react.publish(packet.n, *publication, packet.d, posting)
+            return True
+        if self.interphone and packet.k == "forget" and "topics" in self.can:
+            self._on_forget(packet)
             return True
         wish = wanted(self.codec, packet.d)
         if wish is None or (self.interphone and packet.k != wish.kind):
             return False
-        react = self._react.subscribe if wish.kind == "sub" else self._react.unsubscribe
-        react(packet.n, wish.topics)
+        terms = self._options_of(Terms, packet)
+        if terms is not None:
+            react = self._react.subscribe if wish.kind == "sub" else self._react.unsubscribe
+            react(packet.n, wish.topics, terms)
         return True
+
+    def _options_of(self, of: type[T], packet: Packet) -> T | None:
+        """Read the options of a request; None, and it is answered, if they cannot be read."""
+        options = options_of(of, packet.o if "topics" in self.can else None)
+        if options is None:
+            self.fail(packet.n, Failure("invalid", f"the options of {packet.k} cannot be read"))
+        return options
+
+    def _on_forget(self, packet: Packet) -> None:
+        try:
+            topic = self.codec.decode(packet.d, str)
+        except PayloadError as exc:
+            self.fail(packet.n, Failure("invalid", f"no topic: {exc}"))
+        else:
+            self._react.forget(packet.n, topic)
+
+    def _on_allow(self, packet: Packet) -> None:
+        self._on_pair(packet, "server", allowed(self.codec, packet.d), self._react.allowed)
+
+    def _on_missed(self, packet: Packet) -> None:
+        self._on_pair(packet, "client", missed(self.codec, packet.d), self._react.missed)
+
+    def _on_pair(
+        self, packet: Packet, role: Role, pair: tuple[Any, Any] | None, react: Callable[..., None]
+    ) -> None:
+        """React to what is said of the subscription `n`."""
+        if "topics" not in self.can or self.role != role:
+            self.counts.unknown += 1
+        elif pair is None or type(packet.n) is not int or packet.n < 1:
+            self._violate(RemoteProtocolError(f"a packet of type {packet.t} that is none"))
+        else:
+            react(packet.n, *pair)
 
     def _on_response(self, packet: Packet) -> None:
         entry = self._wire.settle(packet.n, RESPONSE)
@@ -716,12 +764,20 @@ class Session:
         topics: Iterable[str],
         token: object,
         *,
+        terms: Terms = Terms(),  # noqa: B008  it is frozen
         now: float = 0.0,
         timeout: float | None = None,
     ) -> Nonce:
-        """Ask the server for publications on these topics."""
+        """Ask the server for publications on these topics or patterns.
+
+        Raises:
+            Unsupported: The server does not understand the terms, or patterns.
+        """
         names = list(topics)
-        nonce = self._put_marked("sub", self._names("sub", names), token, now, timeout)
+        if any(map(is_pattern, names)):
+            self._require_topics("topic patterns")
+        payload = self._names("sub", names)
+        nonce = self._put_marked("sub", payload, token, now, timeout, self._said(terms))
         self.topics.update(names)
         return nonce
 
@@ -730,12 +786,14 @@ class Session:
         topics: Iterable[str],
         token: object,
         *,
+        terms: Terms = Terms(),  # noqa: B008  it is frozen
         now: float = 0.0,
         timeout: float | None = None,
     ) -> Nonce:
         """Ask the server to send them no more."""
         names = list(topics)
-        nonce = self._put_marked("unsub", self._names("unsub", names), token, now, timeout)
+        payload = self._names("unsub", names)
+        nonce = self._put_marked("unsub", payload, token, now, timeout, self._said(terms))
         self.topics.difference_update(names)
         return nonce
 
@@ -749,13 +807,48 @@ class Session:
         payload: bytes,
         token: object,
         *,
+        posting: Posting = Posting(),  # noqa: B008  it is frozen
         now: float = 0.0,
         timeout: float | None = None,
     ) -> Nonce:
-        """Ask the server to publish; the payload is encoded already."""
-        return self._put_marked(
-            "pub", self._dialect.publication(topic, payload), token, now, timeout
-        )
+        """Ask the server to publish; the payload is encoded already.
+
+        Raises:
+            Unsupported: The server does not understand how it is meant.
+        """
+        value = self._dialect.publication(topic, payload)
+        return self._put_marked("pub", value, token, now, timeout, self._said(posting))
+
+    def ask_to_forget(
+        self, topic: str, token: object, *, now: float = 0.0, timeout: float | None = None
+    ) -> Nonce:
+        """Ask the server to forget the last value of a topic."""
+        self._require_topics("last values")
+        return self._put_marked("forget", self.codec.encode(topic), token, now, timeout)
+
+    def allow(self, id: int, items: int, size: int) -> None:
+        """Let the server send a subscription so many publications and bytes more."""
+        self._tell(ALLOW, id, (items, size))
+
+    def miss(self, id: int, count: int, topic: str) -> None:
+        """Tell a subscription that it missed so many publications, the first on this topic."""
+        self._tell(MISSED, id, (count, topic))
+
+    def _tell(self, kind: int, id: int, facts: tuple[object, object]) -> None:
+        self._require_topics("packets about a subscription")
+        self._put(self._dialect.packet(kind, self.codec.encode(facts), id))
+
+    def _said(self, options: Terms | Posting) -> dict[str, Any] | None:
+        """What is to be said of a subscription or publication."""
+        said: dict[str, Any] = msgspec.to_builtins(options)
+        if said:
+            self._require_topics(", ".join(said))
+        return said or None
+
+    def _require_topics(self, what: str) -> None:
+        self._require_open()
+        if "topics" not in self.can:
+            raise Unsupported(f"the other end does not know of {what}")
 
     def _put_marked(
         self,
@@ -764,27 +857,39 @@ class Session:
         token: object,
         now: float,
         timeout: float | None,
+        options: dict[str, Any] | None = None,
         *,
         progress: bool = False,
     ) -> Nonce:
         self._require_open()
         nonce = self._ask(token, now, timeout, RESPONSE)
         mark = kind if self.interphone else None
-        options = self._options(timeout, progress=progress) if kind == "call" else None
+        if kind == "call":
+            options = self._options(timeout, progress=progress)
         body = self._dialect.packet(REQUEST, payload, nonce, mark=mark, options=options)
         return self._put_request(nonce, body)
 
     def publication(
-        self, topic: str, payload: bytes | msgspec.Raw, whole: msgspec.Raw | None = None
+        self,
+        topic: str,
+        payload: bytes | msgspec.Raw,
+        whole: msgspec.Raw | None = None,
+        marks: Marks = Marks(),  # noqa: B008  it is frozen
     ) -> bytes:
         """Return the body that delivers a publication in this session's flavour.
 
         `whole` is the object a Node publisher sent: Node subscribers get all its keys.
+        Only an end that can do "topics" may be sent `marks`.
         """
         value = (
             self._dialect.publication(topic, payload) if whole is None or self.interphone else whole
         )
-        return self._dialect.packet(MESSAGE, value, mark="pub" if self.interphone else None)
+        return self._dialect.packet(
+            MESSAGE,
+            value,
+            mark="pub" if self.interphone else None,
+            options=msgspec.to_builtins(marks),
+        )
 
     def message_body(self, payload: bytes) -> bytes:
         """Return the body of a message in this session's flavour."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 from enum import Enum
 
 from .messages import (
+    ALLOW,
     CANCEL,
     CONNECTION,
     DEMAND,
@@ -25,6 +26,7 @@ from .messages import (
     INPUT,
     ITEM,
     MESSAGE,
+    MISSED,
     OPEN,
     PING,
     PONG,
@@ -46,8 +48,9 @@ class State(Enum):
     CLOSED = "closed"
 
 
+_STREAMS = {OPEN, ITEM, GRANT, INPUT, DEMAND}
 _SPOKEN = frozenset(
-    {MESSAGE, REQUEST, RESPONSE, PING, PONG, CANCEL, OPEN, ITEM, GRANT, INPUT, DEMAND, PROGRESS}
+    {MESSAGE, REQUEST, RESPONSE, PING, PONG, CANCEL, PROGRESS, ALLOW, MISSED, *_STREAMS}
 )
 
 LEGAL: dict[State, frozenset[int]] = {
