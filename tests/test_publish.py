@@ -426,6 +426,17 @@ def test_too_many_last_values_are_refused_and_not_published(run, address, by):
     run(main())
 
 
+def test_last_values_live_as_long_as_the_server(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with server:
+            await server.publish("a", 1, retain=True)
+        async with meeting(server) as client, client.subscribe("a") as items:
+            assert await anext(items) == Publication("a", 1, retained=True)
+
+    run(main())
+
+
 def test_handler_of_the_server_gets_the_last_value(run, address):
     async def main() -> None:
         server, got = Server(address), []
