@@ -567,7 +567,9 @@ class Client:
         self, data: object, *, returns: Any = Any, timeout: float | None = DEFAULT_TIMEOUT
     ) -> Any:
         """As `Peer.request`; the time until there is a connection counts, too."""
-        peer, timeout = await self._standing_within(timeout)
+        peer = self._peer
+        if peer is None:
+            peer, timeout = await self._standing_within(timeout)
         return await peer.request(data, returns=returns, timeout=timeout)
 
     @overload
@@ -606,7 +608,9 @@ class Client:
         timeout: float | None = DEFAULT_TIMEOUT,
         **options: Any,
     ) -> Any:
-        peer, timeout = await self._standing_within(timeout)
+        peer = self._peer
+        if peer is None:
+            peer, timeout = await self._standing_within(timeout)
         return await peer.call_named(method, params, timeout=timeout, **options)
 
     @overload

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .calls import Calls, NotTaken, Report
+from .calls import Calls, NotTaken, Prepared, Report
 from .connection import Connection
 from .deadlines import set_deadline
 from .errors import ConnectionLost, MessageTooBig, PayloadError
@@ -56,7 +56,7 @@ class Inbox:
         told: tuple[object, ...],
         report: Callable[[Exception], None],
         raised: Callable[[Exception], None],
-        make_call: Callable[[Report | None], object],
+        make_call: Callable[[Report | None, float | None], object],
     ) -> None:
         self.calls = Calls(session, handlers, make_call)
         self.inflight = 0
@@ -187,8 +187,7 @@ class Inbox:
         if self._deferring:
             self._defer(nonce, raw, partial(self.on_request, nonce, raw, options))
         elif self._takes_envelopes and (envelope := enveloped(self._codec, raw)):
-            work = self.calls.answer_envelope(envelope)
-            self._answer_later(nonce, raw, work, None, envelope=envelope)
+            self._run_method(nonce, raw, None, envelope, self.calls.prepare_envelope, envelope)
         elif not (chain and chain[0].inline and self._answer_inline(nonce, raw, chain[0])):
             self._answer_later(nonce, raw, self._ask_handlers(raw), options.deadline)
 
@@ -197,15 +196,43 @@ class Inbox:
         if self._deferring:
             self._defer(nonce, raw, partial(self.on_call, nonce, raw, options))
         else:
-            work = self.calls.answer(nonce, raw, options)
-            self._answer_later(nonce, raw, work, options.deadline)
+            prepare = self.calls.prepare
+            self._run_method(nonce, raw, options.deadline, None, prepare, nonce, raw, options)
 
     def on_open(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
         """Have a method answer piece by piece."""
         if self._deferring:
             self._defer(nonce, raw, partial(self.on_open, nonce, raw, options))
         else:
-            self._answer_later(nonce, raw, self.calls.stream(nonce, raw), options.deadline)
+            work = self.calls.stream(nonce, raw, options)
+            self._answer_later(nonce, raw, work, options.deadline)
+
+    def _run_method(
+        self,
+        nonce: Nonce,
+        raw: msgspec.Raw,
+        deadline: float | None,
+        envelope: Envelope | None,
+        prepare: Callable[..., Prepared],
+        *asked: Any,
+    ) -> None:
+        """Have a method answer: at once if it is inline, else in a task."""
+        try:
+            prepared = prepare(*asked)
+            if not prepared.inline:
+                work = self.calls.run(prepared)
+                self._answer_later(nonce, raw, work, deadline, envelope=envelope)
+                return
+            result = self.calls.run_inline(prepared)
+        except NotTaken as exc:
+            self.fail(nonce, exc.failure, exc.error, envelope=envelope)
+        except BaseException as exc:
+            self._explain(nonce, exc, envelope)
+        else:
+            if iscoroutine(result):
+                self._answer_later(nonce, raw, result, deadline, envelope=envelope)
+            else:
+                self.respond(nonce, envelope.result(result) if envelope else result)
 
     def answer(self, nonce: Nonce, raw: msgspec.Raw, work: Coroutine[Any, Any, object]) -> None:
         """Answer a request with what `work` returns, which is cancelled when nobody waits."""
@@ -240,7 +267,7 @@ class Inbox:
     def _answer_inline(self, nonce: Nonce, raw: msgspec.Raw, handler: Handler) -> bool:
         """Ask the first handler without a task; False if its payload cannot be decoded."""
         try:
-            data = self._codec.decode(raw) if raw else None
+            data = self._session.codec.decode(raw) if raw else None
         except PayloadError:
             return False  # the long way says why
         try:
@@ -335,8 +362,9 @@ class Inbox:
 
     def respond(self, nonce: Nonce, result: object) -> None:
         """Answer a request."""
+        session = self._session
         try:
-            self._session.respond(nonce, self._codec.encode(result))
+            session.respond(nonce, session.codec.encode(result))
         except (PayloadError, MessageTooBig) as exc:
             self.fail(nonce, failure_of(exc), exc)
         else:

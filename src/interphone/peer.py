@@ -24,7 +24,7 @@ from .asking import Items, Within, as_named, open_named
 from .calls import Report
 from .connection import Connection
 from .contracts import Contract
-from .deadlines import current_deadline, shrunk
+from .deadlines import shrunk
 from .errors import (
     ConnectionClosed,
     ConnectionLost,
@@ -237,14 +237,13 @@ class Peer:
         if self._session.isdk:
             _check_for_isdk(data)
         timeout = shrunk(timeout)
-        payload = await self.ready_to_send(data, timeout)
+        self.connection.check_caller()
+        payload = self._session.codec.encode(data)
+        if self.connection.crowded():
+            await self._wait_for_room(timeout)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         nonce = self._session.request(payload, answer, now=self._loop.time(), timeout=timeout)
-        try:
-            raw = await self._answer_to(nonce, answer)
-        except RemoteError as exc:
-            raise self._own(exc) from None
-        return self._result(raw, returns)
+        return self._result(await self._answer_to(nonce, answer), returns)
 
     def _own(self, error: RemoteError) -> Exception:
         """What a handler at the other end raised, as itself if it is declared here."""
@@ -327,38 +326,34 @@ class Peer:
             opened = self.stream(method, *params, named=named, items=items, timeout=timeout)
             async with opened as stream:
                 return await stream.result(returns=returns)
-        payload, timeout = await self._ready_to_call(method, params, named, timeout)
+        timeout = shrunk(timeout)
+        payload = self._call_payload(method, params, named)
+        if self.connection.crowded():
+            await self._wait_for_room(timeout)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         progress = on_progress is not None and "progress" in self._session.can
         nonce = self._session.call(
             payload, answer, now=self._loop.time(), timeout=timeout, progress=progress
         )
-        if on_progress is not None:
-            self._listeners[answer] = on_progress
+        if on_progress is None:
+            return self._result(await self._answer_to(nonce, answer), returns)
+        self._listeners[answer] = on_progress
         try:
-            raw = await self._answer_to(nonce, answer)
-        except RemoteError as exc:
-            raise self._own(exc) from None
+            return self._result(await self._answer_to(nonce, answer), returns)
         finally:
-            if on_progress is not None:
-                del self._listeners[answer]
-        return self._result(raw, returns)
+            del self._listeners[answer]
 
-    async def _ready_to_call(
-        self,
-        method: str,
-        params: Sequence[object],
-        named: Mapping[str, object] | None,
-        timeout: float | None,
-    ) -> tuple[bytes, float | None]:
-        """Return the payload of a call, once there is room to send it, and how long it may take."""
+    def _call_payload(
+        self, method: str, params: Sequence[object], named: Mapping[str, object] | None
+    ) -> bytes:
         if not self._session.interphone:
             raise Unsupported("a Node end has no methods: ask it by a request")
+        self.connection.check_caller()
         asked: dict[str, object] = {"method": method, "params": params}
         if named:
             asked["named"] = named
-        timeout = shrunk(timeout)
-        return await self.ready_to_send(asked, timeout), timeout
+        payload: bytes = self._session.codec.encode(asked)
+        return payload
 
     @overload
     def stream(
@@ -413,9 +408,12 @@ class Peer:
         stream: Stream[Any],
     ) -> tuple[Line, Nonce]:
         """Ask for a stream, at once; for a `Stream`, a Client and `Within`."""
-        payload, timeout = await self._ready_to_call(method, params, named, timeout)
+        timeout = shrunk(timeout)
+        payload = self._call_payload(method, params, named)
         if "streams" not in self._session.can:
             raise Unsupported("the other end is of a version without streams")
+        if self.connection.crowded():
+            await self._wait_for_room(timeout)
         session, now = self._session, self._loop.time()
         nonce = session.open_stream(payload, stream, window=stream.window, now=now, timeout=timeout)
         return Line(session, self.connection), nonce
@@ -509,15 +507,21 @@ class Peer:
         self.connection.check_caller()
         payload: bytes = self._session.codec.encode(data)
         if self.connection.crowded():
-            try:
-                async with asyncio.timeout(timeout):
-                    await self.connection.writable()
-            except TimeoutError:
-                assert timeout is not None
-                raise RequestTimeout(timeout, delivery="not_sent") from None
+            await self._wait_for_room(timeout)
         return payload
 
-    async def _answer_to(self, nonce: Nonce, answer: asyncio.Future[msgspec.Raw]) -> msgspec.Raw:
+    async def _wait_for_room(self, timeout: float | None) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await self.connection.writable()
+        except TimeoutError:
+            assert timeout is not None
+            raise RequestTimeout(timeout, delivery="not_sent") from None
+
+    async def _answer_to(
+        self, nonce: Nonce, answer: asyncio.Future[msgspec.Raw], *, of_handler: bool = True
+    ) -> msgspec.Raw:
+        """Wait for the answer; what a handler raised is raised as itself if it is declared here."""
         self.connection.flush_soon()
         self.connection.arm()
         try:
@@ -526,6 +530,10 @@ class Peer:
             self._session.forget(nonce)
             self.connection.flush_soon()
             raise
+        except RemoteError as exc:
+            if not of_handler:
+                raise
+            raise self._own(exc) from None
 
     def ask(
         self, verb: Callable[..., Nonce], *args: Any, timeout: float | None
@@ -538,7 +546,7 @@ class Peer:
         return self._decoded(nonce, answer)
 
     async def _decoded(self, nonce: Nonce, answer: asyncio.Future[msgspec.Raw]) -> Any:
-        raw = await self._answer_to(nonce, answer)
+        raw = await self._answer_to(nonce, answer, of_handler=False)
         return self._session.codec.decode(raw) if raw else None
 
     def _answered(self, token: object, raw: msgspec.Raw) -> None:
@@ -585,9 +593,12 @@ class Call:
         deadline: When the caller stops waiting, in the loop's time; None: never.
     """
 
-    def __init__(self, peer: Peer, report: Report | None = None) -> None:
+    def __init__(
+        self, peer: Peer, report: Report | None = None, seconds: float | None = None
+    ) -> None:
         self.peer = peer
-        self.deadline = current_deadline()
+        now = asyncio.get_running_loop().time
+        self.deadline = None if seconds is None else now() + seconds
         self._report = report
 
     async def progress(self, value: object) -> None:

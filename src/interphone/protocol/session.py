@@ -702,9 +702,8 @@ class Session:
         """Ask something."""
         self._require_open()
         nonce = self._ask(token, now, timeout, RESPONSE)
-        return self._put_request(
-            nonce, self._dialect.request(payload, nonce, self._options(timeout))
-        )
+        options = None if timeout is None else self._options(timeout)
+        return self._put_request(nonce, self._dialect.request(payload, nonce, options))
 
     def call(
         self,
@@ -719,7 +718,11 @@ class Session:
 
         A Node end gets it as a JSON-RPC 2.0 envelope would be read: as a plain request.
         """
-        return self._put_marked("call", payload, token, now, timeout, progress=progress)
+        self._require_open()
+        nonce = self._ask(token, now, timeout, RESPONSE)
+        options = self._options(timeout, progress=progress)
+        write = self._dialect.call if self.interphone else self._dialect.request
+        return self._put_request(nonce, write(payload, nonce, options))
 
     def open_stream(
         self,
@@ -858,14 +861,10 @@ class Session:
         now: float,
         timeout: float | None,
         options: dict[str, Any] | None = None,
-        *,
-        progress: bool = False,
     ) -> Nonce:
         self._require_open()
         nonce = self._ask(token, now, timeout, RESPONSE)
         mark = kind if self.interphone else None
-        if kind == "call":
-            options = self._options(timeout, progress=progress)
         body = self._dialect.packet(REQUEST, payload, nonce, mark=mark, options=options)
         return self._put_request(nonce, body)
 
@@ -906,11 +905,14 @@ class Session:
         Raises:
             MessageTooBig: The answer is over the limit; nothing was sent.
         """
-        if self.answering:
-            self._put(self._dialect.response(payload, nonce))
-            self._served(nonce)
-        else:
+        if self.state is not _OPEN and self.state is not _DRAINING:
             self.counts.unsendable += 1
+            return
+        self._put(self._dialect.response(payload, nonce))
+        if self.streams.served:
+            self._served(nonce)
+        elif self.credit is not None:
+            self._guests.leave(nonce)
 
     def fail(self, nonce: Nonce, failure: Failure, *, id: object = ABSENT) -> None:
         """Answer a request that has no result; `id` is that of a Node asker's envelope."""
