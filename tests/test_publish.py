@@ -670,7 +670,7 @@ def test_time_of_an_ack_runs_out_and_the_receipt_says_so(run, address, by):
         ):
             publisher = server if by == "server" else client
             async with client.subscribe("a"):
-                receipt = await publisher.publish("a", "x" * 4_000_000, ack="delivered", timeout=1)
+                receipt = await publisher.publish("a", "x" * 1_000_000, ack="delivered", timeout=1)
                 assert receipt == Receipt(2, 2, 0, 1)
             deaf.writer.transport.resume_reading()
 

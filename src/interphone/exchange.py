@@ -28,7 +28,7 @@ from .traffic import Traffic
 __all__ = ["Exchange"]
 
 REMEMBERED = 10.0  # seconds the topics of a Node client outlive its lost connection
-ON_THE_WAY = 0.1, 0.25  # of a publisher's time: the part, and the seconds at most, for the answer
+ON_THE_WAY = 0.25, 1.0  # of a publisher's time: the part, and the seconds at most, for the way
 
 
 class Exchange:
