@@ -27,7 +27,7 @@ from typing import Protocol
 
 import msgspec
 
-from ..address import Address, MemoryAddress, PipeAddress, TcpAddress
+from ..address import Address, MemoryAddress, PipeAddress, TcpAddress, UnixAddress
 from ..errors import Unsupported
 
 __all__ = ["Credentials", "Factory", "Listener", "WriteGate", "connect", "hung_up", "listen"]
@@ -43,14 +43,16 @@ class Credentials(msgspec.Struct, frozen=True):
     It is the process that connected or listened, which need not be the one that writes.
 
     Attributes:
-        uid: The user.
+        uid: The user; None on Windows.
         pid: The process, if it can be told; never authorize by it.
         gid: The group, if it can be told.
+        sid: The user of Windows, as ``S-1-5-21-…``, if it can be told.
     """
 
-    uid: int
+    uid: int | None
     pid: int | None = None
     gid: int | None = None
+    sid: str | None = None
 
 
 class Listener(Protocol):
@@ -99,10 +101,14 @@ async def listen(
         from . import tcp
 
         return await tcp.listen(address, factory, tls=tls, backlog=backlog)
-    if isinstance(address, PipeAddress):
-        raise Unsupported("named pipes are not supported by this version")
     if sys.platform == "win32":
-        raise Unsupported("Unix sockets are not supported on Windows")
+        if isinstance(address, UnixAddress):
+            raise Unsupported("Unix sockets are not supported on Windows")
+        from . import pipe
+
+        return await pipe.listen(address, factory, allowed_uids=allowed_uids, backlog=backlog)
+    if isinstance(address, PipeAddress):
+        raise Unsupported("named pipes are a thing of Windows")
     from . import unix
 
     return unix.listen(address, factory, allowed_uids=allowed_uids, backlog=backlog)
@@ -142,19 +148,28 @@ async def connect(
         from . import tcp
 
         return await tcp.connect(address, factory, tls=tls, server_hostname=server_hostname)
-    if isinstance(address, PipeAddress):
-        raise Unsupported("named pipes are not supported by this version")
     if sys.platform == "win32":
-        raise Unsupported("Unix sockets are not supported on Windows")
+        if isinstance(address, UnixAddress):
+            raise Unsupported("Unix sockets are not supported on Windows")
+        from . import pipe
+
+        return await pipe.connect(address, factory, allowed_uids=allowed_uids)
+    if isinstance(address, PipeAddress):
+        raise Unsupported("named pipes are a thing of Windows")
     from . import unix
 
     return unix.connect(address, factory, allowed_uids=allowed_uids)
 
 
 def hung_up(transport: asyncio.BaseTransport) -> bool:
-    """Tell whether the other end of a socket is gone altogether, without reading from it."""
+    """Tell whether the other end is gone altogether, without reading from it."""
+    if sys.platform == "win32":
+        from . import windows
+
+        pipe = transport.get_extra_info("pipe")
+        return pipe is not None and windows.broken(pipe.handle)
     sock = transport.get_extra_info("socket")
-    if sock is None or sys.platform == "win32":
+    if sock is None:
         return False
     look = select.poll()
     look.register(sock.fileno(), 0)  # a hang-up is told unasked; see poll(2)
