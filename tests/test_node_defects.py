@@ -44,7 +44,7 @@ from support.node import (
     Told,
     big_text,
     frame,
-    listen_unix,
+    listen_streams,
     one_loop,
     packets_in,
 )
@@ -108,7 +108,7 @@ async def hosting(address: str, *scripts: Script) -> AsyncIterator[None]:
         task = asyncio.get_running_loop().create_task(run_script(Host(reader, writer), script))
         tasks.add(task)
 
-    listener = await listen_unix(address, accept)
+    listener = await listen_streams(address, accept)
     try:
         yield
     finally:

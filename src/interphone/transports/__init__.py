@@ -213,10 +213,12 @@ class WriteGate:
             protocol.pause_writing()
 
 
-def own_credentials() -> Credentials | None:
-    """Tell who we are; None where users have no number."""
+def own_credentials() -> Credentials:
+    """Tell who we are."""
     if sys.platform == "win32":
-        return None
+        from . import windows
+
+        return Credentials(None, os.getpid(), sid=windows.own_sid())
     return Credentials(os.geteuid(), os.getpid(), os.getegid())
 
 

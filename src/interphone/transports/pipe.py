@@ -154,13 +154,16 @@ def _connect_error(address: PipeAddress, exc: OSError) -> ConnectError:
 
 
 def _trusted_server(pipe: PipeHandle, address: PipeAddress) -> Credentials:
+    pid = windows.server_pid(pipe.handle)
     try:
-        owner = windows.owner_of(pipe.handle)
+        sid = windows.owner_of(pipe.handle)
     except OSError as exc:
         raise ConnectError(f"cannot tell who runs the server at {address}: {exc}") from exc
-    if owner not in windows.own_sids():
-        raise ConnectError(f"the server at {address} runs as {owner}, which is not allowed")
-    return Credentials(None, windows.server_pid(pipe.handle), sid=owner)
+    if sid is None and pid is not None:
+        sid = windows.process_sid(pid)
+    if sid not in windows.own_sids():
+        raise ConnectError(f"the server at {address} runs as {sid}, which is not allowed")
+    return Credentials(None, pid, sid=sid)
 
 
 def _check_uids(allowed_uids: frozenset[int] | None) -> None:

@@ -145,8 +145,8 @@ def _sid_text(sid: int | None) -> str:
 # Pipes
 
 
-def owner_of(handle: int) -> str:
-    """Tell who owns a pipe."""
+def owner_of(handle: int) -> str | None:
+    """Tell who owns a pipe; None if nobody does, as Wine says where no owner was asked for."""
     owner, descriptor = _Pointer(), _Pointer()
     error = _security_info(
         handle, SE_KERNEL_OBJECT, OWNER, byref(owner), None, None, None, byref(descriptor)
@@ -154,7 +154,7 @@ def owner_of(handle: int) -> str:
     if error:
         raise ctypes.WinError(error)
     try:
-        return _sid_text(owner.value)
+        return None if owner.value is None else _sid_text(owner.value)
     finally:
         _local_free(descriptor)
 
