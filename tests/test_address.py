@@ -225,16 +225,39 @@ def test_by_default_it_is_ours() -> None:
         ("//./pipe/isdk-ipc", "isdk-ipc"),
         ("//./pipe/a/b", "a\\b"),
         ("\\\\.\\PIPE\\x", "x"),
-        ("x" * 245, "interphone-" + "x" * 245),
+        ("\\\\?\\pipe\\x", "x"),
+        ("//./pipe/./a//b", "a\\b"),
+        ("x" * 236, "interphone-" + "x" * 236),
+        ("\U0001f4de" * 118, "interphone-" + "\U0001f4de" * 118),
+        ("übung", "interphone-übung"),
     ],
 )
 def test_on_windows_it_is_a_pipe(target: str, name: str) -> None:
     assert resolve(target, platform="win32", environ={}) == PipeAddress(f"\\\\.\\pipe\\{name}")
 
 
-@pytest.mark.parametrize("target", ["x" * 246, "/" + "x" * 257, "/", "//./pipe/", "", "a\nb"])
-def test_a_pipe_that_cannot_be_is_refused(target: str) -> None:
-    with pytest.raises(AddressError):
+@pytest.mark.parametrize(
+    ("target", "complaint"),
+    [
+        ("x" * 237, "257 characters, the limit is 256"),
+        ("/" + "x" * 248, "257 characters"),
+        ("\U0001f4de" * 118 + "x", "257 characters"),
+        ("/", "names no pipe"),
+        ("//./pipe/", "names no pipe"),
+        ("//./pipe/./", "names no pipe"),
+        ("//./pipe/../x", "leads out of the pipes"),
+        ("//./pipe/a/../../C:/x", "leads out of the pipes"),
+        ("//server/pipe/x", "another host"),
+        ("\\\\server\\pipe\\x", "another host"),
+        ("app.", "a dot or a space at the end"),
+        ("app ", "a dot or a space at the end"),
+        ("", "empty"),
+        ("a\nb", "control characters"),
+        ("$app", "reserved"),
+    ],
+)
+def test_a_pipe_that_cannot_be_is_refused(target: str, complaint: str) -> None:
+    with pytest.raises(AddressError, match=complaint):
         resolve(target, platform="win32", environ={})
 
 

@@ -15,6 +15,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -146,7 +147,7 @@ def test_net_ipcs_own_client_with_our_servers(run: Run, address: str, rounds: st
 def their_place(address: str) -> tuple[str, str]:
     """Where their programs run, and where they meet then."""
     if sys.platform == "win32":
-        return os.getcwd(), net_ipc_path()
+        return tempfile.gettempdir(), net_ipc_path()
     cwd = os.path.dirname(address)
     return cwd, f"{cwd}/net-ipc"
 
