@@ -1,5 +1,5 @@
 """Local IPC for Python: requests both ways, messages, publish/subscribe, between processes on
-one machine, over a Unix socket. Speaks the wire of the Node packages `@isdk/ipc-server` and
+one machine, over a Unix socket or a named pipe. Speaks the wire of the Node packages `@isdk/ipc-server` and
 `net-ipc`.
 
 Names are imported when they are first used, so that nobody pays for what they do not need.
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .address import (
         Address,
         MemoryAddress,
+        PipeAddress,
         TcpAddress,
         UnixAddress,
         isdk_path,
@@ -64,6 +65,7 @@ _HOMES = {
     "address": (
         "Address",
         "MemoryAddress",
+        "PipeAddress",
         "TcpAddress",
         "UnixAddress",
         "isdk_path",
@@ -139,6 +141,7 @@ __all__ = [
     "Overloaded",
     "PayloadError",
     "Peer",
+    "PipeAddress",
     "ProtocolError",
     "Publication",
     "Receipt",
