@@ -1,6 +1,6 @@
 """Local IPC for Python: requests both ways, messages, publish/subscribe, between processes on
-one machine, over a Unix socket or a named pipe. Speaks the wire of the Node packages `@isdk/ipc-server` and
-`net-ipc`.
+one machine, over a Unix socket or a named pipe. Speaks the wire of the Node packages
+`@isdk/ipc-server` and `net-ipc`.
 
 Names are imported when they are first used, so that nobody pays for what they do not need.
 """
