@@ -28,6 +28,8 @@ def home() -> Iterator[Path]:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_example_runs(example: Path, home: Path) -> None:
+    if example.name == "demo.py" and not os.path.isfile(os.__file__):
+        pytest.skip("this Python has no library to make an index of")
     run(example, home=home)
 
 

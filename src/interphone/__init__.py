@@ -1,6 +1,6 @@
 """Local IPC for Python: requests both ways, messages, publish/subscribe, between processes on
-one machine, over a Unix socket. Speaks the wire of the Node packages `@isdk/ipc-server` and
-`net-ipc`.
+one machine, over a Unix socket or a named pipe. Speaks the wire of the Node packages
+`@isdk/ipc-server` and `net-ipc`.
 
 Names are imported when they are first used, so that nobody pays for what they do not need.
 """
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .address import (
         Address,
         MemoryAddress,
+        PipeAddress,
         TcpAddress,
         UnixAddress,
         isdk_path,
@@ -74,6 +75,7 @@ _HOMES = {
     "address": (
         "Address",
         "MemoryAddress",
+        "PipeAddress",
         "TcpAddress",
         "UnixAddress",
         "isdk_path",
@@ -164,6 +166,7 @@ __all__ = [
     "ParamDescription",
     "PayloadError",
     "Peer",
+    "PipeAddress",
     "ProtocolError",
     "Publication",
     "Receipt",

@@ -39,8 +39,9 @@ __all__ = [
 
 LINUX_PATH_LIMIT = 107
 BSD_PATH_LIMIT = 103
-MAX_PIPE_NAME = 256
+MAX_PIPE_NAME = 256  # in all, in units of UTF-16
 PIPES = "\\\\.\\pipe\\"
+VERBATIM_PIPES = "\\\\?\\pipe\\"
 
 _control = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _url = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -287,20 +288,33 @@ def _expand_home(text: str, environ: Mapping[str, str]) -> str:
 
 def _pipe(text: str, *, named: bool) -> PipeAddress:
     full = text.replace("/", "\\")
-    if full.lower().startswith(PIPES):
-        rest = full[len(PIPES) :]
+    if full.lower().startswith((PIPES, VERBATIM_PIPES)):
+        rest = _normal(full[len(PIPES) :], text)
+    elif full.startswith("\\\\"):
+        raise AddressError(f"{text!r} is on another host: pipes are used on this one only")
     elif named:
         rest = f"interphone-{text}"
     else:
         rest = full.removeprefix("\\").replace("\\", "-")
     if not rest:
         raise AddressError(f"{text!r} names no pipe: add a name")
-    if len(rest) > MAX_PIPE_NAME:
+    if rest.endswith((".", " ")):
+        raise AddressError(f"{text!r}: Windows drops a dot or a space at the end: leave it out")
+    size = len((PIPES + rest).encode("utf-16-le", "surrogatepass")) // 2
+    if size > MAX_PIPE_NAME:
         raise AddressError(
-            f"the name of the pipe is too long: {len(rest)} characters,"
+            f"the name of the pipe is too long: {size} characters,"
             f" the limit is {MAX_PIPE_NAME}: {text}"
         )
     return PipeAddress(PIPES + rest)
+
+
+def _normal(path: str, text: str) -> str:
+    """The rest of a pipe's name as Windows reads it; ".." would lead out of the pipes."""
+    parts = [part for part in path.split("\\") if part not in ("", ".")]
+    if ".." in parts:
+        raise AddressError(f"{text!r} leads out of the pipes: take the .. out")
+    return "\\".join(parts)
 
 
 def _owned_directory(path: str, owner: int) -> bool:

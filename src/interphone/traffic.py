@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from time import get_clock_info
 from typing import NamedTuple
 
 from .errors import InterphoneError
@@ -22,7 +23,9 @@ from .protocol.topics import Topics, matches
 __all__ = ["Traffic"]
 
 LONGEST = 1e9  # seconds of a timeout that a clock can hold
-STALL = 0.010  # seconds a publisher waits for slow subscribers, at most
+# Seconds a publisher waits for slow subscribers, at most. Where the clock ticks every 16 ms, as on
+# Windows before Python 3.13, a shorter wait would be none.
+STALL = max(0.010, 2 * get_clock_info("monotonic").resolution)
 
 
 class _Plan(NamedTuple):

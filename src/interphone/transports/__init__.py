@@ -27,7 +27,7 @@ from typing import Protocol
 
 import msgspec
 
-from ..address import Address, MemoryAddress, PipeAddress, TcpAddress
+from ..address import Address, MemoryAddress, PipeAddress, TcpAddress, UnixAddress
 from ..errors import Unsupported
 
 __all__ = [
@@ -53,14 +53,16 @@ class Credentials(msgspec.Struct, frozen=True):
     It is the process that connected or listened, which need not be the one that writes.
 
     Attributes:
-        uid: The user.
+        uid: The user; None on Windows.
         pid: The process, if it can be told; never authorize by it.
         gid: The group, if it can be told.
+        sid: The user of Windows, as ``S-1-5-21-…``, if it can be told.
     """
 
-    uid: int
+    uid: int | None
     pid: int | None = None
     gid: int | None = None
+    sid: str | None = None
 
 
 class Listener(Protocol):
@@ -109,10 +111,14 @@ async def listen(
         from . import tcp
 
         return await tcp.listen(address, factory, tls=tls, backlog=backlog)
-    if isinstance(address, PipeAddress):
-        raise Unsupported("named pipes are not supported by this version")
     if sys.platform == "win32":
-        raise Unsupported("Unix sockets are not supported on Windows")
+        if isinstance(address, UnixAddress):
+            raise Unsupported("Unix sockets are not supported on Windows")
+        from . import pipe
+
+        return await pipe.listen(address, factory, allowed_uids=allowed_uids, backlog=backlog)
+    if isinstance(address, PipeAddress):
+        raise Unsupported("named pipes are a thing of Windows")
     from . import unix
 
     return unix.listen(address, factory, allowed_uids=allowed_uids, backlog=backlog)
@@ -152,19 +158,28 @@ async def connect(
         from . import tcp
 
         return await tcp.connect(address, factory, tls=tls, server_hostname=server_hostname)
-    if isinstance(address, PipeAddress):
-        raise Unsupported("named pipes are not supported by this version")
     if sys.platform == "win32":
-        raise Unsupported("Unix sockets are not supported on Windows")
+        if isinstance(address, UnixAddress):
+            raise Unsupported("Unix sockets are not supported on Windows")
+        from . import pipe
+
+        return await pipe.connect(address, factory, allowed_uids=allowed_uids)
+    if isinstance(address, PipeAddress):
+        raise Unsupported("named pipes are a thing of Windows")
     from . import unix
 
     return unix.connect(address, factory, allowed_uids=allowed_uids)
 
 
 def hung_up(transport: asyncio.BaseTransport) -> bool:
-    """Tell whether the other end of a socket is gone altogether, without reading from it."""
+    """Tell whether the other end is gone altogether, without reading from it."""
+    if sys.platform == "win32":
+        from . import windows
+
+        pipe = transport.get_extra_info("pipe")
+        return pipe is not None and windows.broken(pipe.handle)
     sock = transport.get_extra_info("socket")
-    if sock is None or sys.platform == "win32":
+    if sock is None:
         return False
     look = select.poll()
     look.register(sock.fileno(), 0)  # a hang-up is told unasked; see poll(2)
@@ -208,10 +223,12 @@ class WriteGate:
             protocol.pause_writing()
 
 
-def own_credentials() -> Credentials | None:
-    """Tell who we are; None where users have no number."""
+def own_credentials() -> Credentials:
+    """Tell who we are."""
     if sys.platform == "win32":
-        return None
+        from . import windows
+
+        return Credentials(None, os.getpid(), sid=windows.own_sid())
     return Credentials(os.geteuid(), os.getpid(), os.getegid())
 
 
