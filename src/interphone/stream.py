@@ -32,7 +32,7 @@ T = TypeVar("T")
 WINDOW = 256
 """Credit of one direction of a stream unless told otherwise: items, or 1 KiB of them each."""
 
-BURST = 16
+BURST = 8
 """Items (or KiB) that one stream sends or reads before others have a turn: calls, other streams."""
 
 
