@@ -32,8 +32,19 @@ LAYERS = [
         "inbox",
         "peer",
     },
-    {"introspection", "admission", "lanes", "traffic", "exchange", "feed", "server", "client"},
-    {"run", "blocking", "inspector", "backplane", "testing"},
+    {
+        "introspection",
+        "sightings",
+        "inspector",
+        "admission",
+        "lanes",
+        "traffic",
+        "exchange",
+        "feed",
+        "server",
+        "client",
+    },
+    {"run", "blocking", "backplane", "testing"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from .peer import Call, Peer
     from .run import run
     from .server import Outcome, Server
+    from .sightings import Sighting
     from .stream import Stream
     from .subscription import Gap, Publication, Receipt, Subscription
 
@@ -127,6 +128,7 @@ _HOMES = {
     "peer": ("Call", "Peer"),
     "run": ("run",),
     "server": ("Outcome", "Server"),
+    "sightings": ("Sighting",),
     "stream": ("Stream",),
     "subscription": ("Gap", "Publication", "Receipt", "Subscription"),
 }
@@ -177,6 +179,7 @@ __all__ = [
     "RequestError",
     "RequestTimeout",
     "Server",
+    "Sighting",
     "Stats",
     "Status",
     "Stream",

@@ -23,6 +23,7 @@ from .errors import (
 from .exchange import Exchange
 from .handlers import Chain, Handlers, Tasks, log_error, log_raised
 from .hooks import Hook
+from .inspector import Inspector
 from .introspection import Introspection, Sources
 from .limits import Limits
 from .methods import Methods
@@ -188,7 +189,11 @@ class Server:
             self._handlers,
             self.limits,
         )
-        self._handlers.builtins = self._introspection.methods
+        self._inspector = Inspector(self._peers.values, self._handlers)
+        self._handlers.builtins = {
+            **self._introspection.methods,
+            self._inspector.method.name: self._inspector.method,
+        }
         self._events = PeerEvents(
             made=self._made,
             hello=self._admission.asked,
@@ -281,6 +286,7 @@ class Server:
         self._closing = loop.create_future()
         until = loop.time() + grace
         self._listener.close()
+        self._inspector.close()
         try:
             self._abort_all(reason, but=self._peers.values())
             me = asyncio.current_task()
@@ -364,12 +370,14 @@ class Server:
         self._exchange.welcome_back(peer)
         if self._paused:
             peer.pause()
+        self._inspector.came(peer)
         self.on_connect.fire(peer, peer.payload)
 
     def _lost(self, peer: Peer, error: InterphoneError) -> None:
         """A connection ended."""
         self._admission.left(peer)
         self._introspection.left(peer)
+        self._inspector.left(peer)
         remember = not peer.interphone and not isinstance(error, ConnectionClosed)
         self._exchange.drop(peer, remember=remember)
         if self._peers.get(peer.id) is peer:

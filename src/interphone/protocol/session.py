@@ -25,6 +25,7 @@ exchange, and nothing is ever sniffed from a payload of one of us.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -47,7 +48,7 @@ from . import handshake, upgrade
 from .credit import Guests, Turnstile
 from .deflate import Deflate
 from .dialects import ClassicJson, ClassicMessagePack, Dialect, Native
-from .events import Counts, Nonce, Options, Reactions, Role
+from .events import Counts, Nonce, Options, Reactions, Role, Watch
 from .heartbeat import Heartbeat
 from .messages import (
     ALLOW,
@@ -155,6 +156,7 @@ class Session:
         self._dialect: Dialect = ClassicJson(Json(lenient=True, max_depth=self.limits.max_depth))
         self._deflate: Deflate | None = None
         self._put = self._wire.put
+        self._read = self._dialect.read
         self._head = bytearray()  # what came before the first frame
         self._in_head = role == "server"
         self._upgrade = ""  # the name this client asked the server to upgrade to
@@ -262,7 +264,7 @@ class Session:
         try:
             if self._deflate is not None:
                 body = self._deflate.inflate(body, self._wire.limit)
-            packet = self._dialect.read(body)
+            packet = self._read(body)
         except PayloadError as exc:
             self._on_unreadable(exc)
             return
@@ -455,9 +457,46 @@ class Session:
             self._dialect = ClassicMessagePack(MessagePack(lenient=lenient, max_depth=depth))
         else:
             self._dialect = ClassicJson(Json(lenient=lenient, max_depth=depth))
+        self._read = self._dialect.read
         if self._compress:
             self._deflate = Deflate()
             self._put = self._put_deflated
+
+    # Being looked at
+
+    def watch(self, watch: Watch | None) -> None:
+        """Tell `watch` of every packet from now on, before it is acted upon; None: nobody.
+
+        The connection must be open. It costs nothing while nobody watches: two functions are
+        replaced, and no packet is asked whether somebody does.
+        """
+        read = self._dialect.read
+        put = self._wire.put if self._deflate is None else self._put_deflated
+        self._read = read if watch is None else partial(self._read_watched, read, watch)
+        self._put = put if watch is None else partial(self._put_watched, put, read, watch)
+
+    def _read_watched(
+        self, read: Callable[[bytes], Packet | None], watch: Watch, body: bytes
+    ) -> Packet | None:
+        packet = read(body)
+        if packet is not None:
+            watch("in", packet, len(body))
+        return packet
+
+    def _put_watched(
+        self,
+        put: Callable[[bytes], None],
+        read: Callable[[bytes], Packet | None],
+        watch: Watch,
+        body: bytes,
+    ) -> None:
+        put(body)
+        try:
+            packet = read(body)
+        except PayloadError:  # it is not for who watches to say what may be sent
+            return
+        if packet is not None:
+            watch("out", packet, len(body))
 
     # What the other end says
 
