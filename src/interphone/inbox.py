@@ -111,6 +111,21 @@ class Inbox:
         self._deferred.append(_Deferred(nonce, raw, handle))
         self._take_on(raw, credited=nonce is not None)
 
+    def _defer_asked(
+        self, handle: Callable[..., None], nonce: Nonce, raw: msgspec.Raw, options: Options
+    ) -> None:
+        """Handle a request after a pause, which takes of the time that its asker waits."""
+        now = asyncio.get_running_loop().time
+        came = now()
+
+        def handle_later() -> None:
+            left = options
+            if options.deadline is not None:
+                left = msgspec.structs.replace(options, deadline=options.deadline - (now() - came))
+            handle(nonce, raw, left)
+
+        self._defer(nonce, raw, handle_later)
+
     def in_turn(self, handle: Callable[..., None], nonce: Nonce, *facts: Any) -> None:
         """Have a request of the library's handled, now or after a pause."""
         if self._deferring:
@@ -185,7 +200,7 @@ class Inbox:
         """Have a request answered."""
         chain = self._handlers.on_request.handlers
         if self._deferring:
-            self._defer(nonce, raw, partial(self.on_request, nonce, raw, options))
+            self._defer_asked(self.on_request, nonce, raw, options)
         elif self._takes_envelopes and (envelope := enveloped(self._codec, raw)):
             self._run_method(nonce, raw, None, envelope, self.calls.prepare_envelope, envelope)
         elif not (chain and chain[0].inline and self._answer_inline(nonce, raw, chain[0])):
@@ -194,7 +209,7 @@ class Inbox:
     def on_call(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
         """Have a method answer."""
         if self._deferring:
-            self._defer(nonce, raw, partial(self.on_call, nonce, raw, options))
+            self._defer_asked(self.on_call, nonce, raw, options)
         else:
             prepare = self.calls.prepare
             self._run_method(nonce, raw, options.deadline, None, prepare, nonce, raw, options)
@@ -202,7 +217,7 @@ class Inbox:
     def on_open(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
         """Have a method answer piece by piece."""
         if self._deferring:
-            self._defer(nonce, raw, partial(self.on_open, nonce, raw, options))
+            self._defer_asked(self.on_open, nonce, raw, options)
         else:
             work = self.calls.stream(nonce, raw, options)
             self._answer_later(nonce, raw, work, options.deadline)
@@ -293,7 +308,8 @@ class Inbox:
     ) -> None:
         """Answer in a task with what `work` returns; `loose` is a coroutine it will await."""
         self._take_on(raw, credited=True)
-        answer = self._handlers.tasks.start(self._answer(nonce, work, deadline, envelope))
+        until = None if deadline is None else asyncio.get_running_loop().time() + deadline
+        answer = self._handlers.tasks.start(self._answer(nonce, work, until, envelope))
 
         def ended(task: asyncio.Task[None]) -> None:
             task.cancelled() or task.exception()  # a KeyboardInterrupt ends the program anyway
@@ -316,15 +332,14 @@ class Inbox:
         self,
         nonce: Nonce,
         work: Coroutine[Any, Any, object],
-        deadline: float | None,
+        until: float | None,
         envelope: Envelope | None,
     ) -> None:
         """Answer: with a result or with why there is none."""
         task = asyncio.current_task()
         assert task is not None  # it runs in one
         self._answers[task] = nonce, envelope  # an eager one runs before it is returned
-        if deadline is not None:
-            set_deadline(deadline)
+        deadline = set_deadline(until)  # also where there is none: a context may have another
         try:
             result = await work
         except NotTaken as exc:
@@ -340,6 +355,8 @@ class Inbox:
                 with suppress(ConnectionLost):  # then the answer is dropped, and counted
                     await self._connection.writable()
             self.respond(nonce, envelope.result(result) if envelope else result)
+        finally:
+            deadline.end()
 
     async def _ask_handlers(self, raw: msgspec.Raw, first: object = None) -> object:
         """Ask the chain; `first` is what its first handler returned, if it was asked."""
