@@ -522,8 +522,9 @@ class Peer:
         self, nonce: Nonce, answer: asyncio.Future[msgspec.Raw], *, of_handler: bool = True
     ) -> msgspec.Raw:
         """Wait for the answer; what a handler raised is raised as itself if it is declared here."""
-        self.connection.flush_soon()
-        self.connection.arm()
+        connection = self.connection
+        connection.flush_soon()
+        connection.arm()
         try:
             return await answer
         except asyncio.CancelledError:

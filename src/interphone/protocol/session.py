@@ -790,10 +790,12 @@ class Session:
 
     def _options(self, timeout: float | None, *, progress: bool = False) -> dict[str, Any] | None:
         """What rides along with a request: how long its asker will wait, what else it wants."""
-        if not self.interphone:
+        if not self.interphone or (timeout is None and not progress):
             return None
         options: dict[str, Any] = {} if timeout is None else {"deadline": timeout}
-        return options | {"progress": True} if progress else options or None
+        if progress:
+            options["progress"] = True
+        return options
 
     def ping(self, token: object, *, now: float = 0.0, timeout: float | None = None) -> Nonce:
         """Ask for a sign of life."""
