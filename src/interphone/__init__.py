@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         WrongThread,
     )
     from .handlers import PASS
+    from .host import Poll, poll_from_blender, poll_from_qt, poll_from_tk
     from .introspection import (
         Description,
         Info,
@@ -112,6 +113,7 @@ _HOMES = {
         "WrongThread",
     ),
     "handlers": ("PASS",),
+    "host": ("Poll", "poll_from_blender", "poll_from_qt", "poll_from_tk"),
     "introspection": (
         "Description",
         "Info",
@@ -164,6 +166,7 @@ __all__ = [
     "ParamDescription",
     "PayloadError",
     "Peer",
+    "Poll",
     "ProtocolError",
     "Publication",
     "Receipt",
@@ -188,6 +191,9 @@ __all__ = [
     "contract",
     "isdk_path",
     "net_ipc_path",
+    "poll_from_blender",
+    "poll_from_qt",
+    "poll_from_tk",
     "run",
     "tcp_address",
 ]
