@@ -384,6 +384,7 @@ class TopicHandler(Subscription[Publication[T]]):
     ) -> None:
         super().__init__(hub, topics, of, overflow=overflow, queue=queue, group=group)
         self.handler = handler
+        self._call = runner.placed(handler)
         self._runner = runner
         self._start = start
         self._reader: asyncio.Task[None] | None = None
@@ -414,7 +415,7 @@ class TopicHandler(Subscription[Publication[T]]):
         self._reader = asyncio.current_task()  # an eager task runs before it is returned
         while self._queue:
             try:
-                result = self.handler(self._take())
+                result = self._call(self._take())
                 if iscoroutine(result):
                     await result
             except asyncio.CancelledError:
