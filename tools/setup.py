@@ -164,10 +164,7 @@ def test_windows(*arguments: str) -> None:
     if sys.platform != "linux":
         say("no Linux: not tested under Wine")
         return
-    make_wine()
-    for version in WINDOWS_PYTHONS:
-        make_windows_python(version)
-    make_windows_node()
+    make_windows()
     runs = WINE_RUNS
     if arguments:
         runs = [(version, shlex.join(arguments)) for version in WINDOWS_PYTHONS]
@@ -189,14 +186,20 @@ def coverage(*_: str) -> None:
             run([*cover, "run", "-m", "pytest", "-q", own_tests])
             run([*cover, "report", f"--include=*/protocol/{module.name}", "--fail-under=100"])
     run([*cover, "run", "-m", "pytest", "-q"])
-    run([*cover, "report", "--omit=*/transports/pipe.py", "--fail-under=95"])
+    run(
+        [*cover, "report", "--omit=*/transports/pipe.py,*/transports/windows.py", "--fail-under=95"]
+    )
 
 
 def bench(*arguments: str) -> None:
-    """Run every benchmark."""
+    """Run every benchmark; the one of pipes on a Windows Python."""
     setup()
     for script in sorted((ROOT / "benchmarks").glob("bench_*.py")):
-        run([python(VENV), script, *arguments])
+        if script.name != "bench_pipe.py" or WINDOWS:
+            run([python(VENV), script, *arguments])
+        elif sys.platform == "linux":
+            make_windows()
+            wine_python(max(WINDOWS_PYTHONS), [windows_path(script), *arguments])
 
 
 def docs(*_: str) -> None:
@@ -369,6 +372,13 @@ def npm() -> list[str | Path]:
 # Windows, by way of Wine
 
 
+def make_windows() -> None:
+    make_wine()
+    for version in WINDOWS_PYTHONS:
+        make_windows_python(version)
+    make_windows_node()
+
+
 def make_wine() -> None:
     """Have Wine, and a prefix of our own that says it is Windows 10."""
     if not shutil.which("wine") or not shutil.which("wineserver"):
@@ -495,17 +505,20 @@ def dots(version: Version) -> str:
 
 
 def wine_pytest(version: Version, arguments: Sequence[str]) -> str:
-    """Run tests on a Windows Python; return its last line, which has the counts."""
-    say(f"pytest on Windows CPython {dots(version)}, under Wine: {' '.join(arguments)}")
+    """Run tests on a Windows Python; return pytest's last line, which has the counts."""
+    return wine_python(version, ["-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments])
+
+
+def wine_python(version: Version, arguments: Sequence[str]) -> str:
+    """Run a Windows Python and show what it prints; return the last line. Its failure ends ours."""
+    say(f"Windows CPython {dots(version)}, under Wine: {shlex.join(arguments)}")
     # What Wine starts for itself would keep our pipe open: it is started before, without it.
     wine("wineserver", "-p60", check=False)  # it says no if it runs already
     wine("wine", "wineboot")
-    interpreter = windows_python(version) / "python.exe"
-    command = ["wine", interpreter, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     last = ""
     # A pipe, because Python does not start under Wine with a file for its output.
     process = subprocess.Popen(
-        command,
+        ["wine", windows_python(version) / "python.exe", *arguments],
         cwd=ROOT,
         env=wine_environment(),
         stdin=subprocess.DEVNULL,

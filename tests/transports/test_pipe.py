@@ -412,6 +412,27 @@ def test_a_busy_server_is_waited_for(run: Run, address: str) -> None:
     run(main())
 
 
+def test_who_gives_up_waiting_is_in_nobodys_way(run: Run, address: str) -> None:
+    async def main() -> None:
+        with instance(address):
+            other = open_by_hand(address)
+            first, second, third = (
+                asyncio.ensure_future(connect(PipeAddress(address), Recorder)) for _ in range(3)
+            )
+            await settle()
+            first.cancel()
+            second.cancel()
+            _winapi.CloseHandle(other)
+        listener = await listen(PipeAddress(address), Recorder)
+        (await third).abort()
+        assert first.cancelled()
+        assert second.cancelled()
+        listener.close()
+        await settle()
+
+    run(main())
+
+
 def test_a_server_that_stays_busy_is_given_up_for_now(
     run: Run, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from interphone.address import UnixAddress, path_limit
-from interphone.errors import AddressError, AddressInUse, ConnectError
+from interphone.address import PipeAddress, UnixAddress, path_limit
+from interphone.errors import AddressError, AddressInUse, ConnectError, Unsupported
 from interphone.transports import Credentials, connect, credentials, listen, sockets, unix
 from interphone.transports import claim as claims
 from support.transports import OWN_CHECKS, Check, OpenPair, Pair, Recorder, finish, settle
@@ -363,6 +363,15 @@ def fill_backlog(address: str) -> list[socket.socket]:
             sock.close()
             return waiting
         waiting.append(sock)
+
+
+def test_pipes_are_not_there(run: Run) -> None:
+    async def main() -> None:
+        for verb in (listen, connect):
+            with pytest.raises(Unsupported, match="a thing of Windows"):
+                await verb(PipeAddress("\\\\.\\pipe\\x"), Recorder)
+
+    run(main())
 
 
 def test_a_path_that_is_too_long_is_told(run: Run) -> None:

@@ -21,6 +21,7 @@ import random
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from ..address import PipeAddress
 from ..errors import AddressError, AddressInUse, ConnectError, Unsupported
@@ -51,7 +52,7 @@ LEAVING = 1.0
 """Seconds that an old server and its clients have to let go of the name."""
 
 BUSY = 2.0
-"""Seconds to wait for a free instance."""
+"""Seconds to wait for a free instance since somebody got one."""
 
 DENIED = 0.25
 FIRST_DELAY, LONGEST_DELAY = 0.001, 0.02
@@ -120,26 +121,58 @@ async def connect(
     return transport
 
 
+class Queue:
+    """Those of one event loop who want to open the same pipe, one after another.
+
+    If all of a thousand asked again and again, they would keep a server in the same loop from
+    making instances for them.
+
+    Attributes:
+        turn: Held by who is trying.
+        moved: When somebody last succeeded.
+    """
+
+    __slots__ = ("__weakref__", "moved", "turn")
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()
+        self.moved = 0.0
+
+
+_queues: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[str, Queue]]
+_queues = WeakKeyDictionary()
+
+
 async def _open(loop: asyncio.AbstractEventLoop, address: PipeAddress) -> int:
+    queues = _queues.setdefault(loop, WeakValueDictionary())
+    queue = queues.setdefault(address.name, Queue())
     started, delay = loop.time(), FIRST_DELAY
-    while True:
-        try:
-            return _winapi.CreateFile(
-                address.name,
-                _winapi.GENERIC_READ | _winapi.GENERIC_WRITE,
-                0,
-                _winapi.NULL,
-                _winapi.OPEN_EXISTING,
-                CLIENT_FLAGS,
-                _winapi.NULL,
-            )
-        except OSError as exc:
-            patience = {PIPE_BUSY: BUSY, ACCESS_DENIED: DENIED}.get(exc.winerror, 0)
-            if loop.time() - started >= patience:
-                raise _connect_error(address, exc) from exc
-        # Not all of a thousand clients at the same moment.
-        await asyncio.sleep(delay * random.uniform(0.5, 1))
-        delay = min(2 * delay, LONGEST_DELAY)
+    async with queue.turn:
+        while True:
+            try:
+                handle = _create_file(address)
+            except OSError as exc:
+                patience = {PIPE_BUSY: BUSY, ACCESS_DENIED: DENIED}.get(exc.winerror, 0)
+                if loop.time() - max(started, queue.moved) >= patience:
+                    raise _connect_error(address, exc) from exc
+            else:
+                queue.moved = loop.time()
+                return handle
+            # Not all processes at the same moment.
+            await asyncio.sleep(delay * random.uniform(0.5, 1))
+            delay = min(2 * delay, LONGEST_DELAY)
+
+
+def _create_file(address: PipeAddress) -> int:
+    return _winapi.CreateFile(
+        address.name,
+        _winapi.GENERIC_READ | _winapi.GENERIC_WRITE,
+        0,
+        _winapi.NULL,
+        _winapi.OPEN_EXISTING,
+        CLIENT_FLAGS,
+        _winapi.NULL,
+    )
 
 
 def _connect_error(address: PipeAddress, exc: OSError) -> ConnectError:
