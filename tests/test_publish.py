@@ -822,7 +822,7 @@ def test_publisher_gives_up_and_the_subscriber_is_told(run, address, dialect, by
             ):
                 await publisher.publish("a", 0)
                 for number in (1, 2):
-                    receipt = await publisher.publish("a", number, timeout=0.05)
+                    receipt = await publisher.publish("a", number, timeout=0.4)
                     assert receipt == Receipt(2, 0, 2)
                 for items in (theirs, ours):
                     assert await values(items, 1) == [0]

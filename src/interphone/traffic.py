@@ -140,7 +140,7 @@ class Traffic:
             return False
         for lane in lanes:
             if lane.allowance is not None:
-                lane.allowance.spend(len(bytes(item.value(peer.protocol))))
+                lane.allowance.spend(len(item.value(peer.protocol)))
         return True
 
     def deliver(self, peer: Peer, body: Callable[[Peer], bytes]) -> bool:
@@ -192,6 +192,10 @@ class Traffic:
             self._choose(parked.item, others, parked.tally, plan)
             self._carry_out(parked.item, plan, parked.tally)
             parked.tally.stop_waiting(parked)
+
+    def concluded(self, tally: Tally) -> bool:
+        """Whether there is nothing to wait for: everybody took it, and keeps up."""
+        return not tally.pending and not any(peer.connection.blocked for peer in tally.peers)
 
     async def conclude(self, tally: Tally, timeout: float | None) -> None:
         """Wait for slow subscribers a moment, for others as long as they and `timeout` say."""
