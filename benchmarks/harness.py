@@ -35,6 +35,34 @@ async def compare(
         )
 
 
+def compare_calls(
+    title: str,
+    reference: str,
+    variants: dict[str, Callable[[int], None]],
+    *,
+    times: int,
+    per: int = 1,
+    rounds: int = 15,
+) -> None:
+    """The same for what needs no loop, in nanoseconds; each operation counts `per` times."""
+    wall: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, run in variants.items():
+            started = perf_counter()
+            run(times)
+            wall[name].append((perf_counter() - started) / times / per)
+    print(f"\n{title}: ns per crossing, and the ratio to {reference} (median of {rounds} rounds)\n")
+    print("| | ns | best | ratio | beyond |\n| - | -: | -: | -: | -: |")
+    for name in variants:
+        beyond = statistics.median(
+            mine - theirs for mine, theirs in zip(wall[name], wall[reference], strict=True)
+        )
+        print(
+            f"| {name} | {statistics.median(wall[name]) * 1e9:.0f} | {min(wall[name]) * 1e9:.0f} "
+            f"| {_ratio(wall[name], wall[reference]):.2f} | {beyond * 1e9:.0f} |"
+        )
+
+
 def _ratio(mine: list[float], theirs: list[float]) -> float:
     # Windows counts the CPU in ticks of 16 ms: a short round may have none.
     ratios = [a / b for a, b in zip(mine, theirs, strict=True) if b]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from interphone import (
+    PASS,
     Call,
     Client,
     InvalidParams,
@@ -89,13 +91,22 @@ def test_contract_is_called_with_its_types(run, address, dialect):
 @both
 def test_parameters_that_do_not_fit_are_named_and_the_handler_does_not_run(run, address, dialect):
     async def main() -> None:
-        async with meeting(calculator(address), dialect=dialect) as client:
+        server, ran = Server(address), []
+
+        @server.method
+        async def add(a: int, b: int = 1) -> int:
+            ran.append((a, b))
+            return a + b
+
+        async with meeting(server, dialect=dialect) as client:
             error = await raised_by(client.call("add", 1, "x"))
             assert isinstance(error, InvalidParams)
             assert (error.method, error.parameter) == ("add", "b")
             assert "int" in error.why
             for params in ((), (1, 2, 3)):
                 assert isinstance(await raised_by(client.call("add", *params)), InvalidParams)
+            assert await client.call("add", 1) == 2
+            assert ran == [(1, 1)]
 
     run(main())
 
@@ -107,6 +118,20 @@ def test_unknown_method_suggests_the_nearest(run, address, dialect):
             error = await raised_by(client.call("ad", 1))
             assert isinstance(error, MethodNotFound)
             assert (error.method, error.nearest) == ("ad", "add")
+
+    run(main())
+
+
+@both
+def test_call_is_no_business_of_the_handlers_of_requests(run, address, dialect):
+    async def main() -> None:
+        server, asked = calculator(address), []
+        server.on_request(lambda peer, data: asked.append(data))
+        async with meeting(server, dialect=dialect) as client:
+            assert await client.call("add", 1) == 2
+            assert isinstance(await raised_by(client.call("ad", 1)), MethodNotFound)
+            await client.request("this is one")
+            assert asked == ["this is one"]
 
     run(main())
 
@@ -228,6 +253,131 @@ def test_deadline_shrinks_through_nested_calls(run, address):
     run(main())
 
 
+def test_deadline_holds_through_any_number_of_ends(run, address):
+    async def main() -> None:
+        servers = [Server(f"{address}{number}") for number in range(4)]
+        clients = [Client(server.address) for server in servers]
+        left: list[float | None] = []
+
+        def hand_on(server: Server, verb: Any) -> None:
+            @server.on_request
+            async def ask(peer: Peer, data: object) -> object:
+                return await verb(data, timeout=None)
+
+        hand_on(servers[0], clients[1].request)
+        hand_on(servers[1], clients[2].request)
+        hand_on(servers[2], clients[3].call)
+
+        @servers[3].method
+        async def tell(call: Call) -> None:
+            now = asyncio.get_running_loop().time()
+            left.append(None if call.deadline is None else call.deadline - now)
+
+        async with contextlib.AsyncExitStack() as stack:
+            for end in (*servers, *clients):
+                await stack.enter_async_context(end)
+            await clients[0].request("tell", timeout=5)
+            await clients[0].request("tell", timeout=None)
+        assert left[0] is not None
+        assert left[0] <= 5
+        assert left[1] is None
+
+    run(main())
+
+
+def test_deadline_counts_from_the_arrival_of_the_request(run, address):
+    async def main() -> None:
+        server, deadlines = Server(address), []
+
+        @server.method
+        async def tell(call: Call) -> None:
+            deadlines.append(call.deadline)
+
+        async with meeting(server) as client:
+            (peer,) = server.peers.values()
+            now = asyncio.get_running_loop().time
+            peer.pause()
+            calling = asyncio.ensure_future(client.call("tell", timeout=5))
+            await until(lambda: peer.inflight)
+            arrived = now()
+            await until(lambda: now() > arrived + 0.01)
+            peer.resume()
+            await calling
+            assert deadlines[0] <= arrived + 5
+
+    run(main())
+
+
+def test_deadline_of_a_handler_ends_with_it(run, address):
+    """What a handler opens and starts has a copy of its context for as long as it lives."""
+
+    async def main() -> None:
+        front, back = Server(address), Server(address + "2")
+        back.on_request(lambda peer, data: data)
+        to_back, tasks = Client(address + "2"), []
+        gate, over = asyncio.Event(), []
+
+        async def later() -> Any:
+            await gate.wait()
+            return await to_back.request("later")
+
+        @front.method
+        async def begin(call: Call) -> None:
+            over.append(call.deadline)
+            await to_back.connect()
+            tasks.append(asyncio.ensure_future(later()))
+
+        @to_back.method
+        async def nested(call: Call) -> Any:
+            assert call.deadline is None
+            return await to_back.request("nested")
+
+        async with back, meeting(front) as client:
+            await client.call("begin", timeout=1)
+            now = asyncio.get_running_loop().time
+            await until(lambda: now() > over[0])
+            gate.set()
+            assert await tasks[0] == "later"
+            (peer,) = back.peers.values()
+            assert await peer.call("nested", timeout=None) == "nested"
+            await to_back.close()
+
+    run(main())
+
+
+def test_inline_handlers_and_requests_of_node_have_no_deadline(run, address):
+    async def main() -> None:
+        front, back = Server(address), Server(address + "2")
+        deadlines: list[float | None] = []
+
+        @back.method
+        async def tell(call: Call) -> None:
+            deadlines.append(call.deadline)
+
+        async with back, Client(address + "2") as to_back, front:
+
+            @front.on_request(on="inline")
+            def ask(peer: Peer, data: object) -> Any:
+                return to_back.call("tell", timeout=None) if peer.interphone else PASS
+
+            @front.on_request
+            async def ask_for_node(peer: Peer, data: object) -> Any:
+                return await to_back.call("tell", timeout=None)
+
+            front.method("tell")(tell)
+            async with Client(address) as client:
+                await client.request("x", timeout=5)
+            async with Raw.connect(address) as raw:
+                await raw.open()
+                raw.write({"t": 2, "d": "x", "n": "1", "o": {"deadline": 5}})
+                assert (await raw.packet())["n"] == "1"
+                raw.write({"t": 2, "d": {"jsonrpc": "2.0", "method": "tell"}, "n": "2"})
+                assert (await raw.packet())["n"] == "2"
+        assert deadlines == [None] * 3
+
+    run(main())
+
+
 def test_nothing_is_sent_when_the_deadline_has_passed(run, address):
     async def main() -> None:
         server, errors = Server(address), []
@@ -240,7 +390,9 @@ def test_nothing_is_sent_when_the_deadline_has_passed(run, address):
             async def late(call: Call) -> None:
                 try:
                     await asyncio.Event().wait()
-                finally:
+                finally:  # it is cancelled when its caller's time is over: ours may be later
+                    clock = asyncio.get_running_loop().time
+                    await until(lambda: call.deadline is not None and clock() > call.deadline)
                     errors.append(await raised_by(call.peer.call("never")))
 
             assert isinstance(await raised_by(client.call("late", timeout=0.02)), RequestTimeout)
@@ -333,7 +485,23 @@ def test_node_server_has_no_methods(run, address):
             await connecting
             error = await raised_by(client.call("add", 1))
             assert isinstance(error, Unsupported)
+            assert error.delivery == "not_sent"
+            await client.send("nothing before this")
+            assert (await raw.packet())["d"] == "nothing before this"
             client.abort()
+
+    run(main())
+
+
+def test_node_client_has_no_methods(run, address):
+    async def main() -> None:
+        server = calculator(address)
+        async with server, Raw.connect(address) as raw:
+            await raw.open()
+            (peer,) = server.peers.values()
+            assert isinstance(await raised_by(peer.call("add", 1)), Unsupported)
+            await peer.send("nothing before this")
+            assert (await raw.packet())["d"] == "nothing before this"
 
     run(main())
 

@@ -49,6 +49,20 @@ def test_public_name_is_documented(name: str) -> None:
     assert re.search(rf"(?<!\w){re.escape(name)}(?!\w)", all_pages()), f"no page mentions {name}"
 
 
+def test_proofs_that_the_promises_name_are_there() -> None:
+    promises = (ROOT / "docs/topics/semantics.md").read_text("utf-8")
+    proofs = re.findall(r"`(tests/\S+\.py)::(\w+)`", promises)
+
+    missing = [
+        f"{module}::{name}"
+        for module, name in proofs
+        if not re.search(rf"\bdef {name}\(", (ROOT / module).read_text("utf-8"))
+    ]
+
+    assert proofs
+    assert not missing
+
+
 def order(name: str) -> tuple[int, str]:
     """As ruff sorts `__all__` (RUF022): CONSTANTS, Classes, functions."""
     constant = len(name) > 1 and name.isupper()

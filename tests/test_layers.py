@@ -14,13 +14,37 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
 MODULES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))
 
 LAYERS = [
-    {"errors", "address", "hooks", "limits", "backoff"},
+    {"notes", "errors", "address", "hooks", "limits", "backoff", "version"},
     {"protocol"},
     {"transports"},
     {"connection"},
-    {"deadlines", "handlers", "methods", "stream", "subscription", "inbox", "peer"},
-    {"admission", "exchange", "feed", "server", "client"},
-    {"run", "blocking", "inspector", "backplane", "testing"},
+    {
+        "deadlines",
+        "handlers",
+        "signatures",
+        "contracts",
+        "methods",
+        "declared",
+        "stream",
+        "subscription",
+        "calls",
+        "asking",
+        "inbox",
+        "peer",
+    },
+    {
+        "introspection",
+        "sightings",
+        "inspector",
+        "admission",
+        "lanes",
+        "traffic",
+        "exchange",
+        "feed",
+        "server",
+        "client",
+    },
+    {"run", "blocking", "backplane", "testing"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from threading import Thread
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
@@ -17,9 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interphone.contracts import Contract, check_name, contract
 from interphone.errors import InvalidParams, MethodNotFound
-from interphone.methods import Contract, Method, Methods, Param, check_name, contract
+from interphone.methods import Method, Methods
 from interphone.protocol.payload import Codec, Json, MessagePack
+from interphone.signatures import Param
 
 NONE = msgspec.Raw()
 CODECS: list[Codec] = [Json(), MessagePack(), Json(lenient=True), MessagePack(lenient=True)]
@@ -183,12 +186,62 @@ def test_generators_are_streams() -> None:
     def steps(first: int) -> Iterator[int]:
         yield first
 
+    def plain() -> list[int]:
+        return []
+
+    assert method_of(streams).stream
+    assert method_of(streams).returns is int
+    assert method_of(functools.partial(steps, 1)).stream
+    assert not method_of(plain).stream
+
+
+def test_what_claims_to_stream_and_does_not_is_refused() -> None:
     def plain() -> Iterator[int]:
         return iter([])
 
-    assert method_of(streams).stream
-    assert method_of(functools.partial(steps, 1)).stream
-    assert not method_of(plain).stream
+    with pytest.raises(ValueError, match="does not yield"):
+        method_of(plain)
+    with pytest.raises(ValueError, match="collect=True"):
+        Methods(Call)(collect=True)(lambda: 1)
+
+
+def test_iterator_is_a_stream_that_the_method_reads() -> None:
+    async def total(call: Call, label: str, numbers: AsyncIterator[int], last: int = 0) -> int:
+        return last
+
+    def thread(numbers: Iterator[bytes]) -> None: ...
+
+    method, codec = method_of(total), CODECS[0]
+    one, two = msgspec.Raw(codec.encode(["a"])), msgspec.Raw(codec.encode(["a", 5]))
+
+    assert method.reads is int
+    assert [param.name for param in method.params] == ["label", "last"]
+    assert method.bind(codec, one, NONE, "call", "items") == (["call", "a", "items"], {})
+    assert method.bind(codec, two, NONE, "call", "items") == (["call", "a", "items", 5], {})
+    assert method_of(thread).reads is bytes
+
+
+def test_stream_to_a_method_has_its_rules() -> None:
+    async def two(a: AsyncIterator[int], b: AsyncIterator[int]) -> None: ...
+
+    async def odd(a: AsyncIterator[Thread]) -> None: ...
+
+    def plain(a: Iterator[int]) -> None: ...
+
+    def thread(a: AsyncIterator[int]) -> None: ...
+
+    async def loop(a: Iterator[int]) -> None: ...
+
+    with pytest.raises(ValueError, match="more than once"):
+        method_of(two)
+    with pytest.raises(ValueError, match="no form on the wire"):
+        method_of(odd)
+    with pytest.raises(ValueError, match="runs inline"):
+        Methods(Call)(on="inline")(plain)
+    with pytest.raises(ValueError, match="on a thread: annotate 'a' as Iterator"):
+        method_of(thread)
+    with pytest.raises(ValueError, match="on the loop: annotate 'a' as AsyncIterator"):
+        method_of(loop)
 
 
 def test_same_name_twice_is_refused(methods: Methods[Call]) -> None:
@@ -681,7 +734,7 @@ def test_call_is_no_parameter_of_the_wire() -> None:
 
     method = method_of(take)
 
-    assert method.injects == "call"
+    assert [each.name for each in method.injected] == ["call"]
     assert [param.name for param in method.params] == ["a", "b"]
     assert refused(take, 1, named={"call": 1}) == ("call", "unknown")
 
@@ -740,7 +793,7 @@ def test_call_stands_before_extra_places() -> None:
 def test_call_that_a_partial_gave_is_not_injected() -> None:
     def take(a: int, call: Call | None = None) -> None: ...
 
-    assert method_of(functools.partial(take, call=Call())).injects is None
+    assert not method_of(functools.partial(take, call=Call())).injected
 
 
 def test_two_calls_are_refused() -> None:
@@ -782,8 +835,8 @@ def test_contract_without_result_returns_any() -> None:
 
 
 def test_contract_splits_arguments_as_the_wire_wants() -> None:
-    assert get_user.split(7, full=True) == ((7,), {"full": True})
-    assert get_user.split(id=7) == ((7,), {})
+    assert get_user.split(7, full=True) == ((7,), {"full": True}, None)
+    assert get_user.split(id=7) == ((7,), {}, None)
 
 
 def test_arguments_that_break_the_contract_raise_type_error() -> None:
@@ -818,7 +871,7 @@ def test_implementation_is_registered_under_the_name_of_the_contract(
         return User(id)
 
     assert methods.get("user.get").handler.function is anything
-    assert methods.get("user.get").injects == "call"
+    assert [each.name for each in methods.get("user.get").injected] == ["call"]
 
 
 FITTING: list[tuple[Callable[..., object], Callable[..., object]]] = [

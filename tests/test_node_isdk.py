@@ -74,16 +74,16 @@ def test_our_client_subscribes_and_publishes(run: Run, address: str) -> None:
     async def main() -> None:
         async with visit(address) as met:
             client, node = met.client, met.node
-            async with client.subscribe("news", "ö.*") as items:
+            async with client.subscribe("news", "ö.x*") as items:
                 await node.ask(do="publish", key="s", topic="news", message={"a": ["é"]})
                 assert await next_of(items) == ("news", {"a": ["é"]})
-                receipt = await client.publish("ö.*", [1])
+                receipt = await client.publish("ö.x*", [1])
                 assert receipt
                 assert receipt.matched is None
-                assert await next_of(items) == ("ö.*", [1])
+                assert await next_of(items) == ("ö.x*", [1])
 
-                await items.unsubscribe("ö.*")
-                await node.ask(do="publish", key="s", topic="ö.*", message="gone")
+                await items.unsubscribe("ö.x*")
+                await node.ask(do="publish", key="s", topic="ö.x*", message="gone")
                 await node.ask(do="publish", key="s", topic="news", message="left")
                 assert await next_of(items) == ("news", "left")
             await node.ask(do="publish", key="s", topic="news", message="nobody")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from interphone import (
+    Call,
     ConnectionClosed,
     ConnectionLost,
     Limits,
@@ -994,5 +995,62 @@ def test_a_frame_over_the_limit_ends_its_connection_only(run: Run, address: str)
             assert (await met.told.next("disconnect"))[0] is other
             assert "20000" in (await met.node.event("close", key="other"))["data"]
             assert await met.peer.request("fine") == "fine"
+
+    run(main())
+
+
+# Methods
+
+
+@one_loop
+@flavours
+def test_node_calls_methods_hears_progress_and_cancels(
+    run: Run, address: str, flavour: str
+) -> None:
+    async def main() -> None:
+        async with meeting(address, flavour) as met:
+            node, method, ended = met.node, met.server.method, asyncio.Event()
+
+            @method
+            async def add(a: int, b: int = 1) -> int:
+                return a + b
+
+            @method(collect=True)
+            async def count(last: int) -> AsyncIterator[int]:
+                for number in range(last):
+                    yield number
+
+            @method
+            async def build(call: Call) -> None:
+                try:
+                    await call.progress({"done": [1, "ö"]})
+                    await asyncio.get_running_loop().create_future()
+                finally:
+                    ended.set()
+
+            async def ask(name: str, *params: Any, **more: Any) -> Any:
+                envelope = {"jsonrpc": "2.0", "method": name, "params": [*params], **more}
+                return await node.ask(do="request", key="c", data=envelope)
+
+            assert await ask("add", 1, 2) == {"jsonrpc": "2.0", "result": 3}
+            named = {"jsonrpc": "2.0", "method": "add", "params": {"a": 5}}
+            answer = await node.ask(do="request", key="c", data=named)
+            assert answer == {"jsonrpc": "2.0", "result": 6}
+            error = (await ask("add", 1, "two"))["error"]
+            assert error["code"] == -32602
+            assert error["data"]["parameter"] == "b"
+            assert (await ask("ad", 1))["error"]["data"]["nearest"] == "add"
+            assert (await ask("count", 3))["result"] == [0, 1, 2]
+
+            await node.ask(do="events", key="c", events=["message"])
+            building = asyncio.ensure_future(ask("build", id=7))
+            told = await node.event("message", key="c")
+            progress = {"token": 7, "value": {"done": [1, "ö"]}}
+            assert told["data"] == {"jsonrpc": "2.0", "method": "$/progress", "params": progress}
+            cancel = {"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": 7}}
+            await node.ask(do="send", key="c", data=cancel)
+            answer = await building
+            assert (answer["error"]["code"], answer["id"]) == (-32800, 7)
+            assert ended.is_set()
 
     run(main())

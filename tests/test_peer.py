@@ -463,7 +463,7 @@ def test_pending_requests_are_limited(run, address, pending, fits):
 
 
 @pytest.mark.parametrize(("requests", "reading"), [(2, True), (3, False), (4, False)])
-def test_reading_stops_when_enough_requests_are_under_way(run, address, requests, reading):
+def test_reading_stops_when_enough_requests_of_node_are_under_way(run, address, requests, reading):
     async def main() -> None:
         server, gate, started = Server(address, limits=Limits(max_inflight=3)), asyncio.Event(), []
 
@@ -473,18 +473,114 @@ def test_reading_stops_when_enough_requests_are_under_way(run, address, requests
             await gate.wait()
             return data
 
-        async with meeting(server) as client:
-            asked = [asyncio.ensure_future(client.request(n)) for n in range(requests)]
+        async with server, Raw.connect(address) as raw:
+            await raw.open()
             (peer,) = server.peers.values()
+            raw.write(*({"t": 2, "d": n, "n": str(n + 1)} for n in range(requests)))
             await until(lambda: len(started) == min(requests, 3))
-            assert bool(peer.connection.stopped) is not reading
-            ping = asyncio.ensure_future(client.ping())
+            raw.write({"t": 4, "n": "ping"})
             if reading:
-                await ping
+                assert (await raw.packet())["t"] == 5
+            assert bool(peer.connection.stopped) is not reading
             gate.set()
-            assert await asyncio.gather(*asked) == list(range(requests))
-            await ping
+            rest = [await raw.packet() for _ in range(requests + (not reading))]
+            assert sorted(each["d"] for each in rest if each["t"] == 3) == [*range(requests)]
             assert not peer.connection.stopped
+
+    run(main())
+
+
+@pytest.mark.parametrize("dialect", ["native", "classic"])
+def test_one_of_us_keeps_the_requests_there_is_no_room_for_and_is_read_on(run, address, dialect):
+    async def main() -> None:
+        server, gate, started = Server(address, limits=Limits(max_inflight=3)), asyncio.Event(), []
+
+        @server.on_request
+        async def wait(peer: Peer, data: int) -> int:
+            started.append(data)
+            await gate.wait()
+            return data
+
+        async with meeting(server, dialect=dialect) as client:
+            asked = [asyncio.ensure_future(client.request(n)) for n in range(6)]
+            await until(lambda: len(started) == 3)
+            late = await raised_by(client.request("late", timeout=0.05))
+            gone = asyncio.ensure_future(client.request("gone"))
+            await client.ping()
+            gone.cancel()
+            await asyncio.wait([gone])
+            (peer,) = server.peers.values()
+            assert (started, peer.inflight, client.peer.pending) == ([0, 1, 2], 3, 6)
+            assert isinstance(late, RequestTimeout)
+            assert late.delivery == "not_sent"
+            assert not peer.connection.stopped
+            gate.set()
+            assert await asyncio.gather(*asked) == [0, 1, 2, 3, 4, 5]
+            assert started == [0, 1, 2, 3, 4, 5]
+            assert await client.request(7) == 7
+
+    run(main())
+
+
+def test_requests_that_were_held_fail_unsent(run, address):
+    async def main() -> None:
+        server = Server(address, limits=Limits(max_inflight=1))
+
+        @server.on_request
+        async def wait(peer: Peer, data: int) -> None:
+            await asyncio.get_running_loop().create_future()
+
+        async with meeting(server) as client:
+            asked = [asyncio.ensure_future(client.request(n, timeout=None)) for n in range(3)]
+            (peer,) = server.peers.values()
+            await until(lambda: peer.inflight)
+            client.peer.abort()
+            errors = await asyncio.gather(*asked, return_exceptions=True)
+            assert [type(error) for error in errors] == [ConnectionClosed] * 3
+            deliveries = [getattr(error, "delivery", None) for error in errors]
+            assert deliveries == ["maybe_sent", "not_sent", "not_sent"]
+
+    run(main())
+
+
+def test_requests_are_held_by_their_bytes_too(run, address):
+    async def main() -> None:
+        server = Server(address, limits=Limits(max_held=10_000))
+        gate, started = asyncio.Event(), []
+
+        @server.on_request
+        async def wait(peer: Peer, data: str) -> int:
+            started.append(len(data))
+            await gate.wait()
+            return len(data)
+
+        async with meeting(server) as client:
+            sizes = [50_000, 9_000, 900, 900]  # the first one is more than there is room for
+            asked = [asyncio.ensure_future(client.request("x" * size)) for size in sizes]
+            await until(lambda: started)
+            await client.ping()
+            assert started == [50_000]
+            gate.set()
+            assert await asyncio.gather(*asked) == sizes
+
+    run(main())
+
+
+def test_cancelled_request_gives_its_room_back(run, address):
+    async def main() -> None:
+        server = Server(address, limits=Limits(max_inflight=1))
+
+        @server.on_request
+        async def answer(peer: Peer, data: object) -> object:
+            if data == "wait":
+                await asyncio.get_running_loop().create_future()
+            return data
+
+        async with meeting(server) as client:
+            for _ in range(3):
+                assert await raised_by(client.request("wait", timeout=0.02))
+            assert await client.request(1) == 1
+            assert client.peer.counts.late == 0
 
     run(main())
 
@@ -637,13 +733,14 @@ def test_request_that_waits_for_room_times_out_unsent(run, address):
     async def main() -> None:
         server = Server(address)
         async with meeting(server) as client:
-            server.pause()
+            (peer,) = server.peers.values()
+            peer.connection.stop_reading("test")
             while not client.peer.connection.crowded():
                 await client.send("x" * 10_000)
             error = await raised_by(client.request("x", timeout=0.02))
             assert isinstance(error, RequestTimeout)
             assert error.delivery == "not_sent"
-            server.resume()
+            peer.connection.go_on_reading("test")
 
     run(main())
 
@@ -662,13 +759,68 @@ def test_nothing_is_handled_while_paused_and_everything_after(run, address, who)
             paused = {"peer": peer, "server": server, "client": client}[who]
             sender = peer if who == "client" else client
             paused.pause()
+            assert (client.peer if who == "client" else peer).paused
             await asyncio.gather(*(sender.send(n) for n in range(10)))
             with pytest.raises(RequestTimeout):
-                await sender.ping(timeout=0.05)
+                await sender.request(1, timeout=0.05)
+            await sender.ping()
             assert got == []
             paused.resume()
             await sender.ping()
             assert got == list(range(10))
+
+    run(main())
+
+
+def test_node_peer_that_is_paused_is_not_read(run, address):
+    async def main() -> None:
+        server, got = Server(address), []
+        server.on_message(lambda peer, data: got.append(data))
+        async with server, Raw.connect(address) as raw:
+            await raw.open()
+            (peer,) = server.peers.values()
+            peer.pause()
+            raw.write(*({"t": 1, "d": n} for n in range(10)), {"t": 4, "n": "ping"})
+            await asyncio.sleep(0)
+            assert peer.connection.stopped == {"paused"}
+            peer.resume()
+            assert (await raw.packet())["t"] == 5
+            assert got == list(range(10))
+
+    run(main())
+
+
+def test_what_came_during_a_pause_is_turned_away_at_the_end(run, address):
+    async def main() -> None:
+        server = Server(address)
+        server.on_message(lambda peer, data: None)
+        async with meeting(server) as client:
+            (peer,) = server.peers.values()
+            peer.pause()
+            asked = asyncio.ensure_future(client.request(1))
+            await client.send(2)
+            await until(lambda: peer.inflight == 2)
+            await server.close()
+            error = await raised_by(asked)
+            assert isinstance(error, ConnectionClosed)
+            assert error.delivery == "not_sent"
+            assert (peer.unheard, peer.inflight) == (1, 0)
+
+    run(main())
+
+
+def test_request_that_is_cancelled_during_a_pause_is_never_handled(run, address):
+    async def main() -> None:
+        server, got = Server(address), []
+        server.on_request(lambda peer, data: got.append(data) or data)
+        async with meeting(server) as client:
+            (peer,) = server.peers.values()
+            peer.pause()
+            assert isinstance(await raised_by(client.request(1, timeout=0.02)), RequestTimeout)
+            await client.ping()
+            peer.resume()
+            await client.request(2)
+            assert got == [2]
 
     run(main())
 
@@ -932,7 +1084,7 @@ def test_messages_sent_before_close_all_arrive_at_a_slow_reader(run, address, ki
             got.append(data)
 
         # On Windows the clock ticks every 16 ms, and Wine is slow.
-        limits = Limits(close_timeout=0.02 if sys.platform != "win32" else 1.0)
+        limits = Limits(close_timeout=0.3 if sys.platform != "win32" else 1.0)
         async with server:
             client = await Client(server.address, limits=limits).connect()
             for n in range(3000):

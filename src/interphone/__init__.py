@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .address import (
         Address,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     )
     from .backoff import Backoff
     from .client import Client, Outage, Status
+    from .contracts import Contract, contract
     from .errors import (
         AddressError,
         AddressInUse,
@@ -46,20 +49,28 @@ if TYPE_CHECKING:
         RemoteProtocolError,
         RequestError,
         RequestTimeout,
+        StreamClosed,
         TopicError,
         Unhandled,
         Unsupported,
         WrongThread,
     )
     from .handlers import PASS
+    from .introspection import (
+        Description,
+        Info,
+        MethodDescription,
+        MethodStats,
+        ParamDescription,
+        Stats,
+    )
     from .limits import Limits
-    from .methods import Contract, contract
     from .peer import Call, Peer
     from .run import run
     from .server import Outcome, Server
+    from .sightings import Sighting
+    from .stream import Stream
     from .subscription import Gap, Publication, Receipt, Subscription
-
-__version__ = "0.1.0.dev0"
 
 _HOMES = {
     "address": (
@@ -97,17 +108,28 @@ _HOMES = {
         "RemoteProtocolError",
         "RequestError",
         "RequestTimeout",
+        "StreamClosed",
         "TopicError",
         "Unhandled",
         "Unsupported",
         "WrongThread",
     ),
     "handlers": ("PASS",),
+    "introspection": (
+        "Description",
+        "Info",
+        "MethodDescription",
+        "MethodStats",
+        "ParamDescription",
+        "Stats",
+    ),
     "limits": ("Limits",),
-    "methods": ("Contract", "contract"),
+    "contracts": ("Contract", "contract"),
     "peer": ("Call", "Peer"),
     "run": ("run",),
     "server": ("Outcome", "Server"),
+    "sightings": ("Sighting",),
+    "stream": ("Stream",),
     "subscription": ("Gap", "Publication", "Receipt", "Subscription"),
 }
 
@@ -125,20 +147,25 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionLost",
     "Contract",
+    "Description",
     "ForkedError",
     "Gap",
     "HandshakeError",
+    "Info",
     "InterphoneError",
     "InvalidParams",
     "Limits",
     "LocalProtocolError",
     "MemoryAddress",
     "MessageTooBig",
+    "MethodDescription",
     "MethodNotFound",
+    "MethodStats",
     "Outage",
     "Outcome",
     "Overflow",
     "Overloaded",
+    "ParamDescription",
     "PayloadError",
     "Peer",
     "PipeAddress",
@@ -152,7 +179,11 @@ __all__ = [
     "RequestError",
     "RequestTimeout",
     "Server",
+    "Sighting",
+    "Stats",
     "Status",
+    "Stream",
+    "StreamClosed",
     "Subscription",
     "TcpAddress",
     "TopicError",

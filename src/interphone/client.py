@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import IntEnum
+from functools import partial
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
@@ -24,8 +25,11 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 import msgspec
 
 from .address import Address, resolve
+from .asking import Items, Within, as_named, open_named
 from .backoff import Backoff
+from .contracts import Contract
 from .deadlines import shrunk
+from .declared import Declared
 from .errors import (
     ConnectError,
     ConnectionClosed,
@@ -37,17 +41,22 @@ from .errors import (
     RequestTimeout,
 )
 from .feed import Feed, check_result
-from .handlers import Chain, Handlers, Tasks, log_error
+from .handlers import Chain, Handlers, Tasks, log_error, log_raised
 from .hooks import Hook
+from .introspection import Introspection, Sources
 from .limits import Limits
-from .methods import Contract, Methods
-from .peer import DEFAULT_TIMEOUT, Call, Peer, PeerEvents, Within, reason_of
+from .methods import Methods
+from .peer import DEFAULT_TIMEOUT, Call, Peer, PeerEvents, reason_of
+from .protocol.events import Nonce
 from .protocol.messages import Welcome
 from .protocol.payload import Json
 from .protocol.session import Session
+from .protocol.shapes import Posting
 from .protocol.upgrade import NAMES
+from .stream import Line, Stream
 from .subscription import (
     MAX_QUEUE,
+    Ack,
     Gap,
     OverflowPolicy,
     Publication,
@@ -114,6 +123,7 @@ class Client:
         allowed_uids: Users whose server is trusted, over a Unix socket; default: only this one.
         heartbeat: As for `Server`.
         dialect: As for `Server`.
+        debug: As for `Server`.
     """
 
     def __init__(
@@ -131,6 +141,7 @@ class Client:
         allowed_uids: Iterable[int] | None = None,
         heartbeat: float | None = 20.0,
         dialect: Literal["native", "classic"] = "native",
+        debug: bool = False,
     ) -> None:
         if dialect not in ("native", "classic"):
             raise ValueError(f"the dialect is 'native' or 'classic', not {dialect!r}")
@@ -178,6 +189,7 @@ class Client:
         self.on_message: Hook[[Any]] = Hook(self._tasks)
         self.on_request: Chain[[Any]] = Chain()
         self.method = Methods(Call)
+        self.error = Declared(debug=debug)
         self.on_error: Hook[[Exception]] = Hook(self._tasks)
         self.on_close: Hook[[Any]] = Hook(self._tasks)
         self._handlers = Handlers(
@@ -185,8 +197,22 @@ class Client:
             on_message=self.on_message,
             on_request=self.on_request,
             methods=self.method,
+            errors=self.error,
             told=False,
         )
+        self._introspection = Introspection(
+            "client",
+            Sources(
+                address=lambda: self.address,
+                peers=lambda: () if self._peer is None else (self._peer,),
+                topics=tuple,
+                publications_dropped=lambda: self._feed.dropped,
+                evicted=int,
+            ),
+            self._handlers,
+            self.limits,
+        )
+        self._handlers.builtins = self._introspection.methods
         self._events = PeerEvents(
             made=self._made,
             hello=_never,
@@ -194,8 +220,12 @@ class Client:
             subscribe=_never,
             unsubscribe=_never,
             publish=_never,
+            forget=_never,
+            allowed=_never,
             publication=self._feed.deliver,
+            missed=self._feed.missed,
             report=self._report_of,
+            raised=self._raised,
             lost=self._lost,
         )
 
@@ -222,6 +252,7 @@ class Client:
             _payload_codec.encode(payload)
             self._payload = payload
         self._closing, self._end, self._attempts = False, None, 0
+        self._introspection.begin()
         try:
             peer = await self._within(self._connect_timeout, self._tasks.start(self._establish()))
         except BaseException:
@@ -235,7 +266,7 @@ class Client:
             self._fail_waiting()
             raise
         # Handlers that the caller registers right after this await hear the first messages, too.
-        asyncio.get_running_loop().call_soon(peer.inbox.release)
+        asyncio.get_running_loop().call_soon(peer.inbox.release, "connecting")
         return self
 
     async def _within(self, timeout: float | None, effort: asyncio.Task[Peer]) -> Peer:
@@ -352,7 +383,7 @@ class Client:
         loop = asyncio.get_running_loop()
         session = Session("client", now=loop.time(), **self._options)  # type: ignore[arg-type]  # the dict of its options
         peer = self._trying = Peer(self._events, self._handlers, session)
-        peer.inbox.defer()
+        peer.inbox.defer("connecting")
         payload = None if self._payload is None else session.codec.encode(self._payload)
         session.open(payload, id=self.id, upgrade_to=self._upgrade)
         self._answer = loop.create_future()
@@ -406,6 +437,7 @@ class Client:
 
     def _lost(self, peer: Peer, error: InterphoneError) -> None:
         """A connection ended: of an attempt, or the one that stood."""
+        self._introspection.left(peer)
         if peer is self._trying and self._answer is not None and not self._answer.done():
             self._answer.set_exception(
                 error
@@ -440,7 +472,7 @@ class Client:
             if self._attempts == self._backoff.attempts:
                 raise error
             await self._pause_before_retry(error)
-            (await self._establish()).inbox.release()
+            (await self._establish()).inbox.release("connecting")
         except InterphoneError as exc:
             self._report(exc)
             self._finish(exc if isinstance(exc, ConnectionLost) else ConnectionLost(exc))
@@ -535,7 +567,9 @@ class Client:
         self, data: object, *, returns: Any = Any, timeout: float | None = DEFAULT_TIMEOUT
     ) -> Any:
         """As `Peer.request`; the time until there is a connection counts, too."""
-        peer, timeout = await self._standing_within(timeout)
+        peer = self._peer
+        if peer is None:
+            peer, timeout = await self._standing_within(timeout)
         return await peer.request(data, returns=returns, timeout=timeout)
 
     @overload
@@ -543,43 +577,93 @@ class Client:
         self,
         method: str,
         *params: object,
-        named: Mapping[str, object] | None = None,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
         returns: type[T],
-        timeout: float | None = DEFAULT_TIMEOUT,
+        timeout: float | None = ...,
+        on_progress: Callable[[Any], object] | None = ...,
     ) -> T: ...
     @overload
     async def call(
         self,
         method: str,
         *params: object,
-        named: Mapping[str, object] | None = None,
-        returns: Any = Any,
-        timeout: float | None = DEFAULT_TIMEOUT,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
+        returns: Any = ...,
+        timeout: float | None = ...,
+        on_progress: Callable[[Any], object] | None = ...,
     ) -> Any: ...
     @overload
     async def call(self, method: Contract[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
     async def call(self, method: Any, *params: Any, **kwargs: Any) -> Any:
         """As `Peer.call`; the time until there is a connection counts, too."""
-        if isinstance(method, Contract):
-            positional, named = method.split(*params, **kwargs)
-            return await self._call(method.name, positional, named, returns=method.returns)
-        return await self._call(method, params, **kwargs)
+        return await self._call(**as_named(method, params, kwargs))
 
     async def _call(
         self,
         method: str,
         params: Sequence[object],
-        named: Mapping[str, object] | None = None,
         *,
-        returns: Any = Any,
         timeout: float | None = DEFAULT_TIMEOUT,
+        **options: Any,
     ) -> Any:
-        peer, timeout = await self._standing_within(timeout)
-        return await peer.call_named(method, params, named, returns=returns, timeout=timeout)
+        peer = self._peer
+        if peer is None:
+            peer, timeout = await self._standing_within(timeout)
+        return await peer.call_named(method, params, timeout=timeout, **options)
 
-    def within(self, timeout: float | None) -> Within:
+    @overload
+    def stream(
+        self,
+        method: str,
+        *params: object,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
+        of: type[T],
+        window: int = ...,
+        timeout: float | None = ...,
+    ) -> Stream[T]: ...
+    @overload
+    def stream(
+        self,
+        method: str,
+        *params: object,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
+        of: Any = ...,
+        window: int = ...,
+        timeout: float | None = ...,
+    ) -> Stream[Any]: ...
+    @overload
+    def stream(
+        self, method: Contract[P, AsyncIterator[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[T]: ...
+    def stream(self, method: Any, *params: Any, **kwargs: Any) -> Stream[Any]:
+        """As `Peer.stream`. Entering it waits up to 10 s for a connection; it ends with it."""
+        return open_named(self._open_stream, method, params, kwargs)
+
+    async def _open_stream(
+        self,
+        method: str,
+        params: Sequence[object],
+        named: Mapping[str, object] | None,
+        timeout: float | None,
+        stream: Stream[Any],
+    ) -> tuple[Line, Nonce]:
+        peer = self._peer
+        if peer is None:
+            started = perf_counter()
+            peer = await self._standing(DEFAULT_TIMEOUT if timeout is None else timeout)
+            if timeout is not None:
+                timeout -= perf_counter() - started
+        return await peer.open_stream(method, params, named, timeout, stream)
+
+    def within(
+        self, timeout: float | None, *, on_progress: Callable[[Any], object] | None = None
+    ) -> Within:
         """Calls that wait so many seconds: ``await client.within(2).call(get_user, 7)``."""
-        return Within(self._call, timeout)
+        return Within(self._call, self._open_stream, timeout, on_progress)
 
     async def _standing_within(self, timeout: float | None) -> tuple[Peer, float | None]:
         """The peer, once there is one, and what is left of the timeout."""
@@ -609,13 +693,30 @@ class Client:
     # Publish and subscribe
 
     async def publish(
-        self, topic: str, value: object, *, timeout: float | None = DEFAULT_TIMEOUT
+        self,
+        topic: str,
+        value: object,
+        *,
+        retain: bool = False,
+        ack: Ack = "queued",
+        timeout: float | None = DEFAULT_TIMEOUT,
     ) -> Receipt:
         """Publish by way of the server, to everybody who subscribed to the topic.
 
+        Cancelling is safe: whoever had no room does not get it.
+
+        Args:
+            topic: A name, no pattern.
+            value: Any value the wire carries.
+            retain: Whether the server keeps it as the topic's last value.
+            ack: As for `Server.publish`.
+            timeout: Seconds to wait. The server waits for subscriptions that block, and for
+                "delivered", a little less, so that its answer comes in time.
+
         Raises:
             TopicError: `topic` is no name for one.
-            Unsupported: The server has no publish/subscribe.
+            Unsupported: The server has no publish/subscribe, or cannot do what was asked.
+            Overloaded: There are too many last values; nothing was published.
             RequestTimeout: No answer in time.
             ConnectionLost: The connection ended before the answer came.
         """
@@ -625,9 +726,26 @@ class Client:
         payload = await peer.ready_to_send(value, timeout)
         if timeout is not None:
             timeout -= perf_counter() - started
-        answer = await peer.ask(peer.protocol.ask_to_publish, topic, payload, timeout=timeout)
-        check_result(answer)
-        return Receipt(answer.get("matched"), answer.get("queued"), answer.get("dropped"))
+        # Who does not wait for a time that is over would be told that it may have been sent.
+        knows = "topics" in peer.protocol.can and (timeout is None or timeout > 0)
+        posting = Posting(ack=ack, retain=retain, deadline=timeout if knows else None)
+        verb = partial(peer.protocol.ask_to_publish, posting=posting)
+        answer = check_result(await peer.ask(verb, topic, payload, timeout=timeout))
+        names = ("matched", "queued", "dropped", "delivered")
+        return Receipt(*(answer.get(name) for name in names))
+
+    async def forget(self, topic: str, *, timeout: float | None = DEFAULT_TIMEOUT) -> bool:
+        """Have the server keep no last value of the topic; return whether there was one.
+
+        Raises:
+            TopicError: `topic` is no name for one.
+            Unsupported: The server keeps none.
+            Everything `publish` raises about answers.
+        """
+        check_topic(topic)
+        peer, timeout = await self._standing_within(shrunk(timeout))
+        answer = await peer.ask(peer.protocol.ask_to_forget, topic, timeout=timeout)
+        return bool(check_result(answer)["result"])
 
     @overload
     def subscribe(
@@ -637,6 +755,7 @@ class Client:
         overflow: OverflowPolicy = ...,
         queue: int = ...,
         gaps: Literal[False] = ...,
+        group: str | None = ...,
     ) -> Subscription[Publication[T]]: ...
     @overload
     def subscribe(
@@ -646,6 +765,7 @@ class Client:
         overflow: OverflowPolicy = ...,
         queue: int = ...,
         gaps: Literal[True],
+        group: str | None = ...,
     ) -> Subscription[Publication[T] | Gap]: ...
     @overload
     def subscribe(
@@ -655,6 +775,7 @@ class Client:
         overflow: OverflowPolicy = ...,
         queue: int = ...,
         gaps: Literal[False] = ...,
+        group: str | None = ...,
     ) -> Subscription[Publication[Any]]: ...
     @overload
     def subscribe(
@@ -664,6 +785,7 @@ class Client:
         overflow: OverflowPolicy = ...,
         queue: int = ...,
         gaps: Literal[True],
+        group: str | None = ...,
     ) -> Subscription[Publication[Any] | Gap]: ...
     def subscribe(
         self,
@@ -672,22 +794,34 @@ class Client:
         overflow: OverflowPolicy = "disconnect",
         queue: int = MAX_QUEUE,
         gaps: bool = False,
+        group: str | None = None,
     ) -> Subscription[Any]:
         """Subscribe: ``async with client.subscribe("a", "b", of=Item) as items``.
 
         It yields `Publication`s, and lives on through reconnections.
 
         Args:
-            topics: One or more.
+            topics: One or more, or patterns: in ``news.*`` the star stands for one level, in
+                ``news.>`` the rest for one or more.
             of: Type of the values.
             overflow: What a full queue does.
             queue: Publications it holds.
             gaps: Whether to yield a `Gap` after the connection was away.
+            group: A queue group: each publication goes to one of its members only.
+
+        A pattern, a group and ``overflow="block"`` raise `Unsupported` on entering where the
+        server does not know of them, as Node's.
         """
-        return Subscription(self._feed, topics, of, overflow=overflow, queue=queue, gaps=gaps)
+        return Subscription(
+            self._feed, topics, of, overflow=overflow, queue=queue, gaps=gaps, group=group
+        )
 
     def on_topic(
-        self, *topics: str, of: Any = Any, overflow: OverflowPolicy = "drop_oldest"
+        self,
+        *topics: str,
+        of: Any = Any,
+        overflow: OverflowPolicy = "drop_oldest",
+        group: str | None = None,
     ) -> Callable[[TopicHandlerT], TopicHandlerT]:
         """Handle publications, one at a time, in order, as long as the client lives.
 
@@ -696,16 +830,18 @@ class Client:
         """
 
         def register(handler: TopicHandlerT) -> TopicHandlerT:
-            tasks = self._tasks
-            self._feed.handle(
-                TopicHandler(self._feed, topics, of, handler, tasks, tasks.start, overflow=overflow)
+            hub, tasks = self._feed, self._tasks
+            hub.handle(
+                TopicHandler(
+                    hub, topics, of, handler, tasks, tasks.start, overflow=overflow, group=group
+                )
             )
             return handler
 
         return register
 
     async def unsubscribe(self, *topics: str) -> None:
-        """End every subscription and handler of these topics here."""
+        """End every subscription and handler of these topics and patterns here."""
         await self._feed.unsubscribe(topics)
 
     # Failures
@@ -715,6 +851,11 @@ class Client:
             error, ConnectError
         ):  # else `connect` raises it
             self._report(error)
+
+    def _raised(self, peer: Peer, error: Exception) -> None:
+        """A handler raised instead of answering."""
+        log_raised(error, peer)
+        self.on_error.fire(error)
 
     def _report_handler(self, error: Exception, args: tuple[object, ...]) -> None:
         """A hook's handler raised. Who hears of errors and raises is only logged."""

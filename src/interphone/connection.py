@@ -29,13 +29,14 @@ from .errors import (
 from .protocol.events import Reactions
 from .protocol.session import Session
 from .protocol.states import State
-from .transports import hung_up
+from .transports import hung_up, same_owner
 
 __all__ = ["Connection"]
 
 FLUSH_AT = 2048
 BUFFER = 64 * 1024
 NUDGE = 0.05  # seconds of quiet after which @isdk/ipc-server is sent a byte more (wire.md, 9)
+LOOK = 0.0005, 0.02  # seconds between two looks at what has left: at first, and at most
 WATCH = 0.5  # seconds between two looks at a peer that is not read because it keeps us busy
 
 _buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
@@ -54,6 +55,7 @@ class Connection(asyncio.BufferedProtocol):
     Attributes:
         blocked: Whether a sender must wait for `writable`.
         credentials: Who is at the other end, as the kernel tells; None where it does not.
+        same_owner: Whether that certainly is the user of this process.
         closed: A future, done when the transport is gone.
     """
 
@@ -91,8 +93,11 @@ class Connection(asyncio.BufferedProtocol):
         self._largest = self._largest_end = 0  # the largest write under way, and where it ends
         self._patience = 0.0
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._departures: deque[tuple[int, asyncio.Future[bool]]] = deque()
+        self._look_timer: asyncio.TimerHandle | None = None
         self.blocked = False
         self.credentials: Any = None
+        self.same_owner = False
         self.closed: asyncio.Future[None] = self._loop.create_future()
 
     # What asyncio calls
@@ -102,6 +107,7 @@ class Connection(asyncio.BufferedProtocol):
         limits = self._session.limits
         self._transport = cast(asyncio.Transport, transport)
         self.credentials = transport.get_extra_info("credentials")
+        self.same_owner = same_owner(transport)
         self._transport.set_write_buffer_limits(limits.high_water, limits.low_water)
         self._made()
         self.arm()
@@ -140,9 +146,11 @@ class Connection(asyncio.BufferedProtocol):
             self._stall_timer,
             self._watch_timer,
             self._nudge_timer,
+            self._look_timer,
         ):
             if timer is not None:
                 timer.cancel()
+        self._settle_departures(left=exc is None)
         self._timer = self._end_timer = self._stall_timer = self._watch_timer = None
         session.lose(error, self._react)
         self.blocked = False
@@ -305,6 +313,41 @@ class Connection(asyncio.BufferedProtocol):
             0 if self._transport is None else self._transport.get_write_buffer_size()
         )
 
+    def departure(self) -> asyncio.Future[bool]:
+        """Write what is queued; return a future, done when the peer's system has taken it all.
+
+        Its result is False if the connection ended before. Cancelling it is safe.
+        """
+        self._write()
+        departure: asyncio.Future[bool] = self._loop.create_future()
+        if self._transport is None or self._transport.is_closing():
+            departure.set_result(False)
+        elif self.taken >= self._written:
+            departure.set_result(True)
+        else:
+            self._departures.append((self._written, departure))
+            self._look_later(LOOK[0])
+        return departure
+
+    # A transport tells when its buffer is nearly empty, never when a byte has left: look.
+
+    def _look_later(self, delay: float) -> None:
+        if self._look_timer is None:
+            self._look_timer = self._loop.call_later(delay, self._look, delay)
+
+    def _look(self, delay: float) -> None:
+        self._look_timer = None
+        if self._transport is None or self._transport.is_closing():
+            return  # its buffer may have been thrown away: `connection_lost` knows
+        while self._departures and self._departures[0][0] <= self.taken:
+            _settle(self._departures.popleft()[1], left=True)
+        if self._departures:
+            self._look_later(min(2 * delay, LOOK[1]))
+
+    def _settle_departures(self, *, left: bool) -> None:
+        while self._departures:
+            _settle(self._departures.popleft()[1], left=left)
+
     def _watch_stall(self, taken: int) -> None:
         limits = self._session.limits
         self._stall_timer = self._loop.call_later(limits.stalled_after, self._check_stall, taken)
@@ -362,9 +405,10 @@ class Connection(asyncio.BufferedProtocol):
         elif self.taken > taken and self._loop.time() < self._patience:
             self._wait_for_end()
         else:
-            transport.abort()
+            self._abort_now()
 
     def _abort_now(self) -> None:
+        self._settle_departures(left=False)
         if self._transport is not None:
             self._transport.abort()
 
@@ -411,6 +455,11 @@ class Connection(asyncio.BufferedProtocol):
                 "the connection belongs to the parent process: make a new one after fork"
             )
         raise WrongThread("the connection belongs to another event loop")
+
+
+def _settle(departure: asyncio.Future[bool], *, left: bool) -> None:
+    if not departure.done():
+        departure.set_result(left)
 
 
 def _why(exc: Exception | None, *, cut: bool) -> str:

@@ -20,10 +20,11 @@
     │   ├── MethodNotFound(LookupError)       no such method there; .method, .nearest
     │   ├── InvalidParams(TypeError)          they do not fit the method; .method, .parameter
     │   ├── Overloaded                        too many requests are under way
-    │   └── RemoteError                       the handler raised; .kind, .message, .data
+    │   └── RemoteError                       the handler raised; .kind, .message, .data, .notes
     ├── TopicError(ValueError)                a name that cannot be a topic
     ├── PayloadError(ValueError)              a value with no form on the wire, or of a wrong type
     ├── Unsupported                           the other end cannot do that
+    ├── StreamClosed                          nobody reads the stream any more
     └── Overflow                              a subscriber was too slow; .topic, .dropped
 
 Every failure to send has `delivery`: ``"not_sent"`` when no byte of it can have
@@ -33,6 +34,8 @@ reached the other end, ``"maybe_sent"`` when it may have.
 from __future__ import annotations
 
 from typing import Any, Literal
+
+from .notes import RemoteTraceback, notes_of
 
 __all__ = [
     "AddressError",
@@ -58,6 +61,7 @@ __all__ = [
     "RemoteProtocolError",
     "RequestError",
     "RequestTimeout",
+    "StreamClosed",
     "TopicError",
     "Unhandled",
     "Unsupported",
@@ -328,14 +332,17 @@ class Overloaded(RequestError):
 class RemoteError(RequestError):
     """The handler at the other end raised.
 
-    Raise it in a handler yourself to choose what the asker sees; any other exception
-    is logged where it happened, and its class name and message go over.
+    Raise it in a handler yourself to choose what the asker sees; any other exception that is
+    not declared is logged where it happened, and its class name, message and notes go over.
 
     Attributes:
-        kind: Name of the exception's class at the other end.
+        kind: Name of the exception's class at the other end, or the one it is declared by.
         message: Its text.
-        data: Anything the handler wanted to add.
+        data: Anything the handler wanted to add; the fields of a declared exception.
+        declared: Whether the other end has declared the exception: it is an answer, no fault.
     """
+
+    declared: bool = False
 
     def __init__(self, message: str, *, kind: str = "RemoteError", data: Any = None) -> None:
         super().__init__(message)
@@ -346,8 +353,19 @@ class RemoteError(RequestError):
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}" if self.message else self.kind
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was added to it with `add_note`, at the other end or since."""
+        return notes_of(self)
+
+    @property
+    def traceback(self) -> str | None:
+        """The traceback of the other end, if that was made with ``debug=True``."""
+        notes = vars(self).get("__notes__", ())
+        return next((note.text for note in notes if isinstance(note, RemoteTraceback)), None)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remote_error, (self.message, self.kind, self.data)
+        return _remote_error, (self.message, self.kind, self.data), vars(self).copy()
 
 
 def _remote_error(message: str, kind: str, data: Any) -> RemoteError:
@@ -360,6 +378,10 @@ class PayloadError(InterphoneError, ValueError):
 
 class Unsupported(InterphoneError):
     """The other end cannot do what was asked of it."""
+
+
+class StreamClosed(InterphoneError):
+    """Nothing can be sent on the stream any more, or it was closed by this side."""
 
 
 class Overflow(InterphoneError):

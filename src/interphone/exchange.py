@@ -1,211 +1,309 @@
-"""Exchange: who of a server's peers gets a publication, and how it gets there.
+"""Exchange: who of a server's peers gets a publication; how it gets there is `Traffic`.
 
-A publication is encoded once for each flavour of connection, and queued for every
-subscriber before anything waits. Then the publisher waits for slow subscribers, 10 ms at
-most, so that it does not run ahead of those who merely need a moment; one that took
-nothing in that time is not waited for again until it has caught up. Nobody waits for
-anybody else.
+It keeps the subscriptions of all peers and of the server itself, and the last values, and
+answers what peers ask about them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from time import get_clock_info
+from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
-from .errors import InterphoneError
+from .errors import Overloaded, PayloadError
 from .handlers import Tasks
-from .peer import Peer
+from .lanes import KEPT, LOCAL, Item, Lane, OwnLane, PeerLane, Tally
+from .peer import DEFAULT_TIMEOUT, Peer
+from .protocol.allowance import Allowance
 from .protocol.events import Nonce
 from .protocol.messages import Failure
-from .protocol.payload import Json
-from .protocol.topics import Topics, topic_fault
-from .subscription import Receipt, Subscriptions
+from .protocol.retained import Retained
+from .protocol.shapes import Ack, Posting, Terms
+from .protocol.topics import Topics, is_pattern, pattern_fault, topic_fault
+from .subscription import Receipt, Subscription, TopicHandler
+from .traffic import Traffic
 
-__all__ = ["LOCAL", "Exchange"]
+__all__ = ["Exchange"]
 
-# Seconds a publisher waits for slow subscribers, at most. Where the clock ticks every 16 ms, as on
-# Windows before Python 3.13, a shorter wait would be none.
-STALL = max(0.010, 2 * get_clock_info("monotonic").resolution)
 REMEMBERED = 10.0  # seconds the topics of a Node client outlive its lost connection
-
-LOCAL = Json(lenient=True)
-"""How publications are kept for subscribers of this very process."""
+ON_THE_WAY = 0.25, 1.0  # of a publisher's time: the part, and the seconds at most, for the way
 
 
 class Exchange:
     """Topics of a server's peers and of the server itself.
 
     Attributes:
-        local: The server's own subscriptions.
-        dropped: Publications and broadcasts that a peer was too slow for.
+        retained: The last values.
     """
 
-    def __init__(self, *, max_subscriptions: int, tasks: Tasks) -> None:
-        self.local = Subscriptions()
-        self.dropped = 0
+    def __init__(
+        self, *, max_subscriptions: int, max_retained: int, max_retained_bytes: int, tasks: Tasks
+    ) -> None:
+        self.retained = Retained(max_retained, max_retained_bytes)
         self._max_subscriptions = max_subscriptions
         self._tasks = tasks
-        self._topics: Topics[Peer] = Topics()
-        self._stalled: set[Peer] = set()
+        self._topics: Topics[Lane] = Topics()
+        self._traffic = Traffic(self._topics)
+        self._lanes: dict[Peer, dict[int, PeerLane]] = {}
+        self._own: dict[Subscription[Any], OwnLane] = {}
+        self._own_topics = 0  # of the server itself: they count for no limit
+        self._publishing: dict[Peer, set[Tally]] = {}
         self._left: dict[tuple[int | None, str], tuple[float, tuple[str, ...]]] = {}
 
-    def topics_of(self, peer: Peer) -> tuple[str, ...]:
-        """What a peer is subscribed to."""
-        return self._topics.of(peer)
+    def names(self) -> set[str]:
+        """Every topic and pattern somebody is subscribed to."""
+        return {*self._topics.names()}
+
+    @property
+    def dropped(self) -> int:
+        """Publications and broadcasts that a subscriber was too slow for, or gone."""
+        return self._traffic.dropped
 
     # What peers ask
 
-    def subscribe(self, peer: Peer, nonce: Nonce, topics: list[str]) -> None:
-        """Subscribe a peer, all of the topics or none."""
-        fault = next(filter(None, map(topic_fault, topics)), None)
+    def subscribe(self, peer: Peer, nonce: Nonce, topics: list[str], terms: Terms) -> None:
+        """Subscribe a peer, to all of the topics or none."""
+        lanes = self._lanes.get(peer, {})
+        lane = lanes.get(terms.id)
+        held = () if lane is None else self._topics.of(lane)
+        new = [topic for topic in dict.fromkeys(topics) if topic not in held]
         limit = peer.protocol.limits.max_subscriptions
-        new = [topic for topic in dict.fromkeys(topics) if topic not in self._topics.of(peer)]
+        fault = _fault(peer, topics, terms)
+        if fault is None and lane is not None and lane.group != terms.group:
+            fault = "a subscription stays in its queue group"
         if fault is not None:
             peer.inbox.fail(nonce, Failure("invalid", fault))
-        elif len(self._topics.of(peer)) + len(new) > limit:
+        elif sum(len(self._topics.of(lane)) for lane in lanes.values()) + len(new) > limit:
             peer.inbox.fail(nonce, Failure("overloaded", f"over {limit} subscriptions of one peer"))
-        elif self._topics.total + len(new) > self._max_subscriptions:
+        elif self._topics.total - self._own_topics + len(new) > self._max_subscriptions:
             peer.inbox.fail(nonce, Failure("overloaded", "the server has too many subscriptions"))
         else:
-            for topic in new:
-                self._topics.add(peer, topic)
+            if lane is None:
+                allowance = None if terms.credit is None else Allowance(*terms.credit)
+                lane = PeerLane(peer, terms.id, group=terms.group, allowance=allowance)
+            self._add(lane, new)
             peer.inbox.respond(nonce, {"result": bool(new)})
 
-    def unsubscribe(self, peer: Peer, nonce: Nonce, topics: list[str]) -> None:
+    def _add(self, lane: PeerLane, topics: Iterable[str]) -> None:
+        """Subscribe, and give the last values to who can tell that it is them."""
+        self._lanes.setdefault(lane.peer, {})[lane.id] = lane
+        for topic in topics:
+            self._topics.add(lane, topic, exact=not lane.id)
+        if lane.id:
+            self._give_retained(lane, topics)
+
+    def unsubscribe(self, peer: Peer, nonce: Nonce, topics: list[str], terms: Terms) -> None:
         """Unsubscribe a peer."""
-        removed = [self._topics.remove(peer, topic) for topic in topics]
+        lane = self._lanes.get(peer, {}).get(terms.id)
+        removed = [lane is not None and self._topics.remove(lane, topic) for topic in topics]
+        if lane is not None:
+            self._traffic.trim(lane)
+            if not self._topics.of(lane):
+                self._discard(lane)
         peer.inbox.respond(nonce, {"result": any(removed)})
 
+    def _discard(self, lane: PeerLane) -> None:
+        lanes = self._lanes[lane.peer]
+        del lanes[lane.id]
+        if not lanes:
+            del self._lanes[lane.peer]
+
+    def forget(self, peer: Peer, nonce: Nonce, topic: str) -> None:
+        """Forget the last value of a topic for a peer."""
+        peer.inbox.respond(nonce, {"result": self.retained.forget(topic)})
+
     def publish(
-        self, peer: Peer, nonce: Nonce, topic: str, raw: msgspec.Raw, whole: msgspec.Raw
+        self,
+        peer: Peer,
+        nonce: Nonce,
+        topic: str,
+        raw: msgspec.Raw,
+        whole: msgspec.Raw,
+        posting: Posting,
     ) -> None:
         """Publish for a peer, and answer it; deliveries to itself come before the answer."""
+        knows = "topics" in peer.protocol.can
         fault = topic_fault(topic)
+        if fault is None and knows and is_pattern(topic):
+            fault = f"{topic!r} is a pattern"
         if fault is not None:
             peer.inbox.fail(nonce, Failure("invalid", fault))
             return
-        codec = peer.protocol.codec
-        origin = None if peer.interphone else whole
-
-        def body(subscriber: Peer) -> bytes:
-            same = subscriber.protocol.flavour == peer.protocol.flavour
-            if same or not raw:
-                return subscriber.protocol.publication(topic, raw, origin if same else None)
-            value = subscriber.protocol.codec.encode(codec.decode(raw))
-            return subscriber.protocol.publication(topic, value)
-
-        subscribers = self._topics.matching(topic)
-        receipt = self._queue(subscribers, body)
-        receipt = _with_local(receipt, self.local.deliver(topic, raw, codec))
-        answer: dict[str, object] = {"result": True}
-        if peer.interphone:
-            answer |= {
-                "matched": receipt.matched,
-                "queued": receipt.queued,
-                "dropped": receipt.dropped,
-            }
-        if any(subscriber.connection.blocked for subscriber in subscribers):
-            self._tasks.spawn(self._answer_settled(peer, nonce, answer, subscribers))
+        if posting.retain:
+            try:
+                self.retained.keep(topic, raw, peer.protocol.codec)
+            except Overloaded as exc:
+                peer.inbox.fail(nonce, Failure("overloaded", str(exc)))
+                return
+        tally = Tally(posting.ack)
+        self._traffic.spread(Item.relayed(topic, raw, peer, whole), tally)
+        if tally.pending:
+            self._publishing.setdefault(peer, set()).add(tally)
+            timeout = posting.deadline if knows else DEFAULT_TIMEOUT
+            peer.inbox.answer(nonce, raw, self._answer_in_time(peer, tally, timeout))
+        elif any(subscriber.connection.blocked for subscriber in tally.peers):
+            self._tasks.spawn(self._answer_settled(peer, nonce, tally))
         else:
-            peer.inbox.respond(nonce, answer)
+            peer.inbox.respond(nonce, _answer(peer, tally))
 
-    async def _answer_settled(
-        self, peer: Peer, nonce: Nonce, answer: object, subscribers: tuple[Peer, ...]
-    ) -> None:
+    async def _answer_settled(self, peer: Peer, nonce: Nonce, tally: Tally) -> None:
         """Answer a publisher that is faster than its subscribers after they had a moment."""
         peer.connection.stop_reading("publishing")
-        await self.settle(subscribers)
+        await self._traffic.settle(tally.peers)
         peer.connection.go_on_reading("publishing")
-        peer.inbox.respond(nonce, answer)
+        peer.inbox.respond(nonce, _answer(peer, tally))
+
+    async def _answer_in_time(self, peer: Peer, tally: Tally, timeout: float | None) -> object:
+        """Answer a publisher that waits for its subscribers before its own time is over."""
+        if timeout is not None:
+            part, most = ON_THE_WAY
+            timeout -= min(part * timeout, most)
+        try:
+            await self._traffic.conclude(tally, timeout)
+        finally:
+            self._publishing.get(peer, set()).discard(tally)
+        return _answer(peer, tally)
+
+    def allowed(self, peer: Peer, id: int, items: int, size: int) -> None:
+        """A subscription of a peer may be sent more."""
+        lane = self._lanes.get(peer, {}).get(id)
+        if lane is not None and lane.allowance is not None:
+            lane.allowance.grant(items, size)
+            lane.tell_missed()
+            self._traffic.pump(lane)
+            peer.connection.flush_soon()
 
     # What the server says
 
-    async def publish_local(self, topic: str, value: object) -> Receipt:
+    async def publish_local(
+        self, topic: str, value: object, *, retain: bool, ack: Ack, timeout: float | None
+    ) -> Receipt:
         """Publish for the server itself."""
-        raw = msgspec.Raw(LOCAL.encode(value))
-        local = self.local.deliver(topic, raw, LOCAL)
-        subscribers = self._topics.matching(topic)
-        receipt = self._queue(
-            subscribers,
-            lambda peer: peer.protocol.publication(topic, peer.protocol.codec.encode(value)),
-        )
-        await self.settle(subscribers)
-        return _with_local(receipt, local)
+        item = Item.said(topic, value)
+        if retain:
+            self._keep(item, value)
+        tally = Tally(ack)
+        self._traffic.spread(item, tally)
+        await self._traffic.conclude(tally, timeout)
+        return tally.receipt()
+
+    def _keep(self, item: Item, value: object) -> None:
+        try:
+            raw = msgspec.Raw(KEPT.encode(value))
+        except PayloadError:
+            self.retained.keep(item.topic, item.raw, item.codec)
+        else:
+            self.retained.keep(item.topic, raw, KEPT)
 
     async def broadcast(self, peers: tuple[Peer, ...], data: object) -> Receipt:
         """Send every peer a message."""
         LOCAL.encode(data)  # a value nobody can be sent is refused even if nobody is there
-        receipt = self._queue(
-            peers, lambda peer: peer.protocol.message_body(peer.protocol.codec.encode(data))
-        )
-        await self.settle(peers)
-        return receipt
-
-    def _queue(self, peers: Iterable[Peer], body: Callable[[Peer], bytes]) -> Receipt:
-        """Queue one body for each peer; encode it once per flavour."""
         bodies: dict[object, bytes] = {}
-        matched = queued = 0
-        for peer in peers:
-            matched += 1
-            flavour = peer.protocol.flavour
-            try:
-                if flavour not in bodies:
-                    bodies[flavour] = body(peer)
-                peer.protocol.deliver(bodies[flavour])
-            except InterphoneError:  # it is going, or there is no form of the value it takes
-                continue
-            peer.connection.flush_soon()
-            queued += peer.open
-        self.dropped += matched - queued
-        return Receipt(matched, queued, matched - queued)
+        tally = Tally()
 
-    async def settle(self, peers: Iterable[Peer]) -> None:
-        """Give slow peers up to `STALL` to take what was queued for them."""
-        slow = [peer for peer in peers if peer.connection.blocked]
-        self._stalled = {peer for peer in self._stalled if peer.connection.blocked}
-        waiting = [peer for peer in slow if peer not in self._stalled]
-        if not waiting:
-            return
-        before = {peer: peer.connection.taken for peer in waiting}
-        moments = [asyncio.ensure_future(peer.connection.writable()) for peer in waiting]
-        try:
-            await asyncio.wait(moments, timeout=STALL)
-        finally:
-            for moment in moments:
-                moment.cancel()
-        still = {peer for peer in waiting if peer.connection.blocked}
-        self._stalled |= {peer for peer in still if peer.connection.taken == before[peer]}
+        def body(peer: Peer) -> bytes:
+            flavour = peer.protocol.flavour
+            if flavour not in bodies:
+                bodies[flavour] = peer.protocol.message_body(peer.protocol.codec.encode(data))
+            return bodies[flavour]
+
+        for peer in peers:
+            tally.matched += 1
+            if self._traffic.deliver(peer, body):
+                tally.took(peer)
+            else:
+                self._traffic.drop(tally)
+        await self._traffic.settle(peers)
+        return tally.receipt()
+
+    # The server's own subscriptions; it is their hub
+
+    async def attach(self, subscription: Subscription[Any]) -> None:
+        """Begin to receive."""
+        self.handle(subscription)
+
+    def handle(self, subscription: Subscription[Any]) -> None:
+        """Add a subscription of the server's own."""
+        lane = self._own[subscription] = OwnLane(subscription)
+        for topic in subscription.topics:
+            self._own_topics += self._topics.add(lane, topic)
+        self._give_retained(lane, subscription.topics)
+
+    async def detach(self, subscription: Subscription[Any], topics: Iterable[str]) -> None:
+        """Stop receiving these topics."""
+        lane = self._own.get(subscription)
+        if lane is not None:
+            self._own_topics -= sum([self._topics.remove(lane, topic) for topic in topics])
+            self._traffic.trim(lane)
+            if not self._topics.of(lane):
+                del self._own[subscription]
+
+    def took(self, subscription: Subscription[Any], size: int) -> None:
+        """One that blocks has room again."""
+        lane = self._own.get(subscription)
+        if lane is not None:
+            self._traffic.pump(lane)
+
+    def _give_retained(self, lane: Lane, topics: Iterable[str]) -> None:
+        """Give a new subscription the last values; of a group each would be given to many."""
+        if lane.group is None:
+            for kept in self.retained.matching(topics):
+                self._traffic.offer(lane, Item.kept(kept))
 
     # Coming and going
 
     def drop(self, peer: Peer, *, remember: bool) -> None:
         """Forget a peer that is gone; a Node client's topics are kept for a moment."""
-        self._stalled.discard(peer)
-        topics = self._topics.drop(peer)
+        self._traffic.left(peer)
+        for tally in self._publishing.pop(peer, ()):
+            self._traffic.give_up(tally)
+        lanes = self._lanes.pop(peer, {})
+        topics = [topic for lane in lanes.values() for topic in self._topics.drop(lane)]
+        for lane in lanes.values():
+            self._traffic.trim(lane)
         now = asyncio.get_running_loop().time()
         self._left = {key: kept for key, kept in self._left.items() if kept[0] > now}
         if topics and remember:
-            self._left[_key(peer)] = now + REMEMBERED, topics
+            self._left[_key(peer)] = now + REMEMBERED, tuple(topics)
 
     def welcome_back(self, peer: Peer) -> None:
         """Give a Node client that lost its connection its topics again; it does not ask itself."""
         until, topics = self._left.pop(_key(peer), (0.0, ()))
         if not peer.interphone and until > asyncio.get_running_loop().time():
-            for topic in topics:
-                self._topics.add(peer, topic)
+            self._add(PeerLane(peer, 0), topics)
 
     def close(self) -> None:
-        """End the server's own subscriptions."""
-        self.local.end()
+        """End the server's own subscriptions; handlers stay, they live as long as the server."""
+        for subscription in list(self._own):
+            if not isinstance(subscription, TopicHandler):
+                lane = self._own.pop(subscription)
+                self._own_topics -= len(self._topics.drop(lane))
+                self._traffic.trim(lane)
+                subscription.end()
         self._left.clear()
+
+
+def _fault(peer: Peer, topics: list[str], terms: Terms) -> str | None:
+    """Say what is wrong with a subscription of a peer."""
+    if "topics" not in peer.protocol.can:
+        return next(filter(None, map(topic_fault, topics)), None)
+    if not terms.id:
+        return "a subscription has an id"
+    group = None if terms.group is None else topic_fault(terms.group)
+    return next(filter(None, [*map(pattern_fault, topics), group]), None)
+
+
+def _answer(peer: Peer, tally: Tally) -> dict[str, object]:
+    """What a publisher is told: a Node client no more than it knows."""
+    if not peer.interphone:
+        return {"result": True}
+    numbers = msgspec.to_builtins(tally.receipt())
+    return {"result": True} | {
+        name: number for name, number in numbers.items() if number is not None
+    }
 
 
 def _key(peer: Peer) -> tuple[int | None, str]:
     return getattr(peer.credentials, "uid", None), peer.id
-
-
-def _with_local(receipt: Receipt, local: int) -> Receipt:
-    return Receipt((receipt.matched or 0) + local, (receipt.queued or 0) + local, receipt.dropped)

@@ -2,22 +2,57 @@
 
 It asks the server on behalf of the client's subscriptions and topic handlers, asks again
 after each reconnection, and hands out what comes.
+
+A server of ours that can do "topics" is told of each subscription, by an id, and says which
+of them a publication is for. Any other is told names, each once, and what comes is looked up
+here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from itertools import count
+from typing import Any, NamedTuple
 
 import msgspec
 
 from .errors import ConnectionLost, InterphoneError, Unsupported
 from .handlers import Tasks
 from .peer import DEFAULT_TIMEOUT, Peer
+from .protocol.allowance import Account
+from .protocol.shapes import Marks, Terms
+from .protocol.topics import is_pattern
 from .subscription import Subscription, Subscriptions, TopicHandler
 
 __all__ = ["Feed", "check_result"]
+
+MAX_ON_THE_WAY = 1024 * 1024
+"""Bytes that may be under way to a subscription that blocks, and one publication more."""
+
+
+class _Entry(msgspec.Struct, eq=False):
+    """A subscription of this client, as the server is told of it."""
+
+    subscription: Subscription[Any]
+    id: int
+    account: Account | None  # of one that blocks
+    peer: Peer | None = None  # the server that was told of it last
+
+    def begin(self, peer: Peer) -> Terms:
+        """Begin anew with this server; return what it is to be told."""
+        self.peer = peer
+        credit = None if self.account is None else self.account.begin(*self.subscription.unread)
+        return Terms(self.id, self.subscription.group, credit)
+
+
+class _Farewell(NamedTuple):
+    """The end of a subscription to some topics: what one kind of server is told, or the other."""
+
+    id: int
+    removed: list[str]
+    unwanted: list[str]
 
 
 class Feed:
@@ -43,27 +78,54 @@ class Feed:
         self._tasks = tasks
         self._report = report
         self._local = Subscriptions()
+        self._entries: dict[Subscription[Any], _Entry] = {}
+        self._by_id: dict[int, _Entry] = {}
+        self._ids = count(1)
+
+    # Subscribing
+
+    @property
+    def dropped(self) -> int:
+        """Publications that subscriptions and handlers lost because their queues were full."""
+        return sum(subscription.dropped for subscription in self._local.all())
 
     async def attach(self, subscription: Subscription[Any]) -> None:
         """Subscribe at the server."""
         peer = await self._standing(DEFAULT_TIMEOUT)
-        self._local.add(subscription)
+        _check_server(peer, subscription)
+        self._add(subscription)
         try:
-            subscribe = peer.protocol.subscribe
-            check_result(await peer.ask(subscribe, subscription.topics, timeout=DEFAULT_TIMEOUT))
+            check_result(await self._subscribe(peer, subscription))
         except BaseException:
-            unwanted = self._local.remove(subscription, subscription.topics)
-            if unwanted and peer.open:  # the server may have heard of it all the same
-                self._tasks.spawn(self._leave(peer, unwanted))
+            farewell = self._remove(subscription, subscription.topics)
+            if peer.open:  # the server may have heard of it all the same
+                self._tasks.spawn(self._leave(peer, farewell))
             raise
 
     def handle(self, reader: TopicHandler[Any]) -> None:
         """Subscribe a handler: at once, or with the next connection."""
-        self._local.add(reader)
         peer = self._present()
         if peer is not None:
-            answer = peer.ask(peer.protocol.subscribe, reader.topics, timeout=DEFAULT_TIMEOUT)
-            self._tasks.spawn(self._confirm(answer))
+            _check_server(peer, reader)
+        self._add(reader)
+        if peer is not None:
+            self._tasks.spawn(self._confirm(self._subscribe(peer, reader)))
+
+    def _add(self, subscription: Subscription[Any]) -> None:
+        account = None
+        if subscription.blocks:
+            account = Account(subscription.max_queue, MAX_ON_THE_WAY)
+        entry = _Entry(subscription, next(self._ids), account)
+        self._local.add(subscription)
+        self._entries[subscription] = self._by_id[entry.id] = entry
+
+    def _subscribe(self, peer: Peer, subscription: Subscription[Any]) -> Awaitable[object]:
+        """Ask the server, at once; await what this returns for the answer."""
+        verb: Callable[..., Any] = peer.protocol.subscribe
+        if _knows(peer):
+            entry = self._entries[subscription]
+            verb = partial(verb, terms=entry.begin(peer))
+        return peer.ask(verb, self._local.of(subscription), timeout=DEFAULT_TIMEOUT)
 
     async def _confirm(self, answer: Awaitable[object]) -> None:
         try:
@@ -73,51 +135,107 @@ class Feed:
         except InterphoneError as exc:
             self._report(exc)
 
+    # Leaving
+
     async def detach(self, subscription: Subscription[Any], topics: Iterable[str]) -> None:
         """Unsubscribe at the server from what nobody here wants any more."""
-        unwanted = self._local.remove(subscription, topics)
+        farewell = self._remove(subscription, topics)
         peer = self._present()
-        if unwanted and peer is not None:
-            await self._leave(peer, unwanted)
+        if peer is not None:
+            await self._leave(peer, farewell)
 
-    async def _leave(self, peer: Peer, topics: Iterable[str]) -> None:
-        with suppress(InterphoneError):  # gone, or it never knew: there is nothing left to end
-            await peer.ask(peer.protocol.unsubscribe, topics, timeout=DEFAULT_TIMEOUT)
+    def _remove(self, subscription: Subscription[Any], topics: Iterable[str]) -> _Farewell:
+        held = self._local.of(subscription)
+        removed = [topic for topic in topics if topic in held]
+        unwanted = self._local.remove(subscription, removed)
+        entry = self._entries.get(subscription)
+        if entry is not None and not self._local.of(subscription):
+            del self._entries[subscription], self._by_id[entry.id]
+        return _Farewell(0 if entry is None else entry.id, removed, unwanted)
+
+    async def _leave(self, peer: Peer, farewell: _Farewell) -> None:
+        verb: Callable[..., Any] = peer.protocol.unsubscribe
+        topics = farewell.unwanted
+        if _knows(peer):
+            verb, topics = partial(verb, terms=Terms(farewell.id)), farewell.removed
+        if topics:
+            with suppress(InterphoneError):  # gone, or it never knew: there is nothing to end
+                await peer.ask(verb, topics, timeout=DEFAULT_TIMEOUT)
 
     async def unsubscribe(self, topics: Iterable[str]) -> None:
-        """End every subscription and handler of these topics."""
+        """End every subscription and handler of these topics and patterns."""
         for topic in topics:
-            for subscription in self._local.on(topic):
+            for subscription in self._local.holders(topic):
                 await subscription.unsubscribe(topic)
+
+    # Coming back
 
     async def restore(self, peer: Peer) -> None:
         """Subscribe again to everything that is wanted here, before the client is ready.
 
-        @isdk/ipc-server may still hold a dead subscription of this id, which would delay
-        every delivery: it is removed first (wire.md).
+        What the server does not take is reported; it is asked again by the next connection.
 
         Raises:
             ConnectionLost: The connection is gone again.
         """
+        if _knows(peer):
+            await self._restore_each(peer)
+        else:
+            await self._restore_names(peer)
+
+    async def _restore_each(self, peer: Peer) -> None:
+        asked: dict[_Entry, tuple[str, ...]] = {}
+        while new := [entry for entry in self._entries.values() if entry not in asked]:
+            entry = new[0]  # one by one: while we wait, handlers may be registered, and leave
+            asked[entry] = self._local.of(entry.subscription)
+            try:
+                check_result(await self._subscribe(peer, entry.subscription))
+            except ConnectionLost:
+                raise
+            except InterphoneError as exc:
+                self._report(exc)
+        for entry, topics in asked.items():
+            wanted = self._local.of(entry.subscription)
+            gone = [topic for topic in topics if topic not in wanted]
+            await self._leave(peer, _Farewell(entry.id, gone, []))
+
+    async def _restore_names(self, peer: Peer) -> None:
+        """Subscribe to names, each once.
+
+        @isdk/ipc-server may still hold a dead subscription of this id, which would delay
+        every delivery: it is removed first (wire.md).
+        """
         known: set[str] = set()
+        unsupported: set[Subscription[Any]] = set()
         try:
-            while wanted := [name for name in self._local.names() if name not in known]:
+            while wanted := [
+                name for name in self._names_for(peer, unsupported) if name not in known
+            ]:
                 known.update(wanted)  # while we wait, handlers may be registered
                 if peer.protocol.isdk:
                     await peer.ask(peer.protocol.unsubscribe, wanted, timeout=DEFAULT_TIMEOUT)
                 subscribe = peer.protocol.subscribe
                 check_result(await peer.ask(subscribe, wanted, timeout=DEFAULT_TIMEOUT))
             if unwanted := known.difference(self._local.names()):
-                await self._leave(peer, sorted(unwanted))
+                await self._leave(peer, _Farewell(0, [], sorted(unwanted)))
         except ConnectionLost:
             raise
         except InterphoneError as exc:
             self._report(exc)
 
-    def deliver(self, peer: Peer, topic: str, raw: msgspec.Raw) -> None:
-        """Hand out a publication."""
-        if not self._local.deliver(topic, raw, peer.protocol.codec):
-            peer.inbox.unheard += 1
+    def _names_for(self, peer: Peer, unsupported: set[Subscription[Any]]) -> list[str]:
+        """Every topic this server can be asked for; what it cannot is reported, once."""
+        names: dict[str, None] = {}
+        for subscription in self._local.all():
+            try:
+                _check_server(peer, subscription)
+            except Unsupported as exc:
+                if subscription not in unsupported:
+                    unsupported.add(subscription)
+                    self._report(exc)
+            else:
+                names |= dict.fromkeys(self._local.of(subscription))
+        return list(names)
 
     def interrupt(self) -> None:
         """The connection is away: what is published meanwhile is missed."""
@@ -127,6 +245,74 @@ class Feed:
     def end(self, error: InterphoneError | None) -> None:
         """End every iteration: normally, or with an error."""
         self._local.end(error)
+        for subscription, entry in list(self._entries.items()):
+            if not self._local.of(subscription):
+                del self._entries[subscription], self._by_id[entry.id]
+
+    # What comes
+
+    def deliver(self, peer: Peer, topic: str, raw: msgspec.Raw, marks: Marks) -> None:
+        """Hand out a publication."""
+        if not marks.to:
+            able = [one for one in self._local.on(topic) if _lacking(peer, one) is None]
+            for subscription in able:
+                subscription.put(topic, raw, peer.protocol.codec)
+            heard = len(able)
+        else:
+            heard = sum([self._deliver_to(id, peer, topic, raw, marks) for id in marks.to])
+        if not heard:
+            peer.inbox.unheard += 1
+
+    def _deliver_to(self, id: int, peer: Peer, topic: str, raw: msgspec.Raw, marks: Marks) -> bool:
+        entry = self._by_id.get(id)
+        if entry is None:  # it has just left
+            return False
+        subscription = entry.subscription
+        if not self._local.wants(subscription, topic):
+            if entry.account is not None:
+                self.took(subscription, len(bytes(raw)))
+            return False
+        subscription.put(topic, raw, peer.protocol.codec, retained=marks.retained)
+        return True
+
+    def missed(self, peer: Peer, id: int, count: int, topic: str) -> None:
+        """A subscription missed publications, because it had no room for them in time."""
+        entry = self._by_id.get(id)
+        if entry is not None:
+            entry.subscription.miss(topic, count)
+
+    def took(self, subscription: Subscription[Any], size: int) -> None:
+        """One that blocks has read a publication: let the server send more, by and by."""
+        entry = self._entries.get(subscription)
+        if entry is None or entry.account is None:
+            return
+        granted = entry.account.take(size)
+        if granted is not None and entry.peer is not None and entry.peer.open:
+            entry.peer.protocol.allow(entry.id, *granted)
+            entry.peer.connection.flush_soon()
+
+
+def _knows(peer: Peer) -> bool:
+    """Whether the server tells subscriptions apart, and knows of patterns and groups."""
+    return "topics" in peer.protocol.can
+
+
+def _lacking(peer: Peer, subscription: Subscription[Any]) -> str | None:
+    """What a subscription wants that this server does not know of, or None."""
+    if _knows(peer):
+        return None
+    if any(map(is_pattern, subscription.topics)):
+        return "topic patterns"
+    if subscription.group is not None:
+        return "queue groups"
+    return 'overflow="block"' if subscription.blocks else None
+
+
+def _check_server(peer: Peer, subscription: Subscription[Any]) -> None:
+    """Raise `Unsupported` if the subscription is none for this server."""
+    lacking = _lacking(peer, subscription)
+    if lacking is not None:
+        raise Unsupported(f"the server does not know of {lacking}")
 
 
 def check_result(answer: Any) -> dict[str, Any]:

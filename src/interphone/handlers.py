@@ -12,15 +12,18 @@ import contextvars
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, overload
 
 from .errors import InterphoneError
 from .hooks import Hook
 
-__all__ = ["PASS", "Chain", "Handler", "Handlers", "Place", "Tasks", "log_error"]
+__all__ = ["PASS", "Chain", "Handler", "Handlers", "Place", "Tasks", "log_error", "log_raised"]
 
 logger = logging.getLogger("interphone")
 
@@ -39,7 +42,12 @@ def log_error(error: Exception, where: object) -> None:
     if isinstance(error, InterphoneError):
         logger.warning("%r: %s", where, error)
     else:
-        logger.error("%r: a handler raised", where, exc_info=error)
+        log_raised(error, where)
+
+
+def log_raised(error: Exception, where: object) -> None:
+    """Log what a handler raised, whatever it is, with its traceback."""
+    logger.error("%r: a handler raised", where, exc_info=error)
 
 
 class _Pass:
@@ -105,6 +113,28 @@ class Tasks:
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
+    async def in_own_thread(
+        self, function: Callable[[], Generator[Any, Any, Any]]
+    ) -> AsyncGenerator[Any, None]:
+        """Yield what a generator function yields; it runs in one thread from begin to end.
+
+        A thread of its own: streams live long, and would take the workers from the others.
+        """
+        asked: SimpleQueue[asyncio.Future[Any] | None] = SimpleQueue()
+        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+        pump = _Pump(function, asked, loop, self.report)
+        Thread(target=context.run, args=(pump.run,), name="interphone stream", daemon=True).start()
+        try:
+            while True:
+                answer = loop.create_future()
+                asked.put(answer)
+                item = await answer
+                if item is _END:
+                    return
+                yield item
+        finally:
+            asked.put(None)
+
     async def close(self, grace: float) -> None:
         """Give what runs `grace` seconds to end, then cancel it; end the threads."""
         running = self._tasks - {asyncio.current_task()}
@@ -141,6 +171,57 @@ else:
         return asyncio.get_running_loop().create_task(coroutine)
 
 
+_END = object()
+
+
+class _Pump:
+    """The thread side of `Tasks.in_own_thread`: one item for each time it is asked."""
+
+    def __init__(
+        self,
+        function: Callable[[], Generator[Any, Any, Any]],
+        asked: SimpleQueue[asyncio.Future[Any] | None],
+        loop: asyncio.AbstractEventLoop,
+        report: Callable[[Exception, tuple[object, ...]], None],
+    ) -> None:
+        self._function = function
+        self._asked = asked
+        self._loop = loop
+        self._report = report
+
+    def run(self) -> None:
+        generator = None
+        while (answer := self._asked.get()) is not None:
+            try:
+                generator = generator or self._function()
+                item = next(generator, _END)
+            except BaseException as exc:
+                self._tell(_fail, answer, exc)
+                return
+            self._tell(_settle, answer, item)
+            if item is _END:
+                return
+        try:
+            if generator is not None:
+                generator.close()
+        except Exception as exc:
+            self._tell(self._report, exc, ())
+
+    def _tell(self, what: Callable[..., object], *args: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            self._loop.call_soon_threadsafe(what, *args)
+
+
+def _settle(answer: asyncio.Future[Any], item: object) -> None:
+    if not answer.done():
+        answer.set_result(item)
+
+
+def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+
+
 class Handler:
     """A function and the place it runs in."""
 
@@ -165,6 +246,24 @@ class Handler:
             return await tasks.in_thread(partial(self.function, *args, **kwargs))
         result: Any = self.function(*args, **kwargs)
         return await result if inspect.iscoroutine(result) else result
+
+    def iterate(
+        self, tasks: Tasks, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> AsyncGenerator[Any, None]:
+        """Call the function, which is a generator of some kind, and yield what it yields."""
+        call = partial(self.function, *args, **kwargs)
+        if self.place == "thread":
+            return tasks.in_own_thread(call)  # type: ignore[arg-type]  # it was looked at
+        made: Any = call()
+        return _as_async(made) if inspect.isgenerator(made) else made
+
+
+async def _as_async(generator: Generator[Any, Any, Any]) -> AsyncGenerator[Any, None]:
+    try:
+        for item in generator:
+            yield item
+    finally:
+        generator.close()
 
 
 def _waits(function: object) -> bool:
@@ -230,6 +329,7 @@ class Handlers:
 
     Attributes:
         told: Whether handlers are given the peer as their first argument.
+        builtins: Methods that the library itself answers, for ends of the same user.
     """
 
     def __init__(
@@ -239,11 +339,14 @@ class Handlers:
         on_message: Hook[...],
         on_request: Chain[...],
         methods: Any,
+        errors: Any,
         told: bool,
     ) -> None:
         self.tasks = tasks
         self.on_message = on_message
         self.on_request = on_request
         self.methods = methods  # a Methods, which is made of Handlers
+        self.errors = errors  # a Declared, which knows methods
+        self.builtins: Mapping[str, Any] = {}
         self.running: dict[str, int] = {}  # how often each method runs, for whomever
         self.told = told

@@ -2,7 +2,8 @@
 
 Requests are handled concurrently. Messages are handled one at a time, in order, from a
 queue that requests, pings and answers never wait for. When too much of a peer's is under
-way, it is not read any further.
+way, it is not read any further. An interphone peer, which has been told how many requests
+are taken on at once, keeps the others to itself: it is read on.
 """
 
 from __future__ import annotations
@@ -10,29 +11,40 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from inspect import iscoroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from .calls import Calls, NotTaken, Prepared, Report
 from .connection import Connection
 from .deadlines import set_deadline
-from .errors import InvalidParams, MessageTooBig, MethodNotFound, PayloadError, RemoteError
+from .errors import ConnectionLost, MessageTooBig, PayloadError
 from .handlers import PASS, Handler, Handlers
-from .protocol.events import Nonce
-from .protocol.messages import Asked, Failure, failure_of
+from .protocol.events import Nonce, Options
+from .protocol.messages import Failure, failure_of
 from .protocol.payload import ABSENT, Codec
 from .protocol.session import Session
-from .protocol.shapes import Envelope, enveloped
+from .protocol.shapes import Envelope, cancelled, enveloped
 
 __all__ = ["Inbox"]
+
+CANCELLED = Failure("cancelled", "the request was cancelled")
+
+
+class _Deferred(NamedTuple):
+    nonce: Nonce  # of a request; None for a message
+    raw: msgspec.Raw
+    handle: Callable[[], None]
 
 
 class Inbox:
     """The work that one peer gives this side.
 
     Attributes:
+        calls: Its calls of methods.
         inflight: Its requests and messages that are being handled or wait for it.
         unheard: Messages that came when nobody listened.
     """
@@ -43,24 +55,28 @@ class Inbox:
         handlers: Handlers,
         told: tuple[object, ...],
         report: Callable[[Exception], None],
-        make_call: Callable[[], object],
+        raised: Callable[[Exception], None],
+        make_call: Callable[[Report | None, float | None], object],
     ) -> None:
+        self.calls = Calls(session, handlers, make_call)
         self.inflight = 0
         self.unheard = 0
         self._session = session
         self._handlers = handlers
         self._told = told
         self._report = report
-        self._make_call = make_call
+        self._raised = raised
         self._connection: Connection | None = None
+        self._uncredited = 0  # under way without having been counted before it was sent
         self._held = 0  # bytes under way
-        self._answers: dict[asyncio.Task[None], Nonce] = {}
+        self._answers: dict[asyncio.Task[None], tuple[Nonce, Envelope | None]] = {}
         self._messages: deque[msgspec.Raw] = deque()
         self._reader: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None  # done at so many under way:
         self._idle_at = 0
         self._closer: asyncio.Task[Any] | None = None
-        self._deferred: list[tuple[msgspec.Raw, Callable[[], None]]] | None = None
+        self._deferring: set[str] = set()  # why nothing is handled
+        self._deferred: list[_Deferred] = []
 
     @property
     def _codec(self) -> Codec:
@@ -70,31 +86,61 @@ class Inbox:
     def attach(self, connection: Connection) -> None:
         """Work for this connection; it is made after the inbox."""
         self._connection = connection
+        self.calls.attach(connection)
 
-    # Waiting for handlers to be registered
+    # Waiting: for handlers to be registered, or for the end of a pause
 
-    def defer(self) -> None:
-        """Keep what comes until `release`."""
-        self._deferred = []
+    @property
+    def deferring(self) -> frozenset[str]:
+        """Why nothing is handled at the moment; empty if it is."""
+        return frozenset(self._deferring)
 
-    def release(self) -> None:
-        """Handle what was kept, in order."""
-        deferred, self._deferred = self._deferred or (), None
-        for raw, handle in deferred:
-            self._let_go(raw)
+    def defer(self, why: str) -> None:
+        """Keep what comes until every reason is taken back by `release`."""
+        self._deferring.add(why)
+
+    def release(self, why: str) -> None:
+        """Take one reason back; after the last one handle what was kept, in order."""
+        self._deferring.discard(why)
+        while self._deferred and not self._deferring:  # a handler may pause again
+            nonce, raw, handle = self._deferred.pop(0)
+            self._let_go(raw, credited=nonce is not None)
             handle()
 
-    def _defer(self, raw: msgspec.Raw, handle: Callable[[], None]) -> None:
-        assert self._deferred is not None  # asked by whoever calls
-        self._deferred.append((raw, handle))
-        self._take_on(raw)
+    def _defer(self, nonce: Nonce, raw: msgspec.Raw, handle: Callable[[], None]) -> None:
+        self._deferred.append(_Deferred(nonce, raw, handle))
+        self._take_on(raw, credited=nonce is not None)
+
+    def _defer_asked(
+        self, handle: Callable[..., None], nonce: Nonce, raw: msgspec.Raw, options: Options
+    ) -> None:
+        """Handle a request after a pause, which takes of the time that its asker waits."""
+        now = asyncio.get_running_loop().time
+        came = now()
+
+        def handle_later() -> None:
+            left = options
+            if options.deadline is not None:
+                left = msgspec.structs.replace(options, deadline=options.deadline - (now() - came))
+            handle(nonce, raw, left)
+
+        self._defer(nonce, raw, handle_later)
+
+    def in_turn(self, handle: Callable[..., None], nonce: Nonce, *facts: Any) -> None:
+        """Have a request of the library's handled, now or after a pause."""
+        if self._deferring:
+            self._defer(nonce, ABSENT, partial(handle, nonce, *facts))
+        else:
+            handle(nonce, *facts)
 
     # Messages
 
     def on_message(self, raw: msgspec.Raw) -> None:
         """Handle a message now, or after those that came before it."""
-        if self._deferred is not None:
-            self._defer(raw, partial(self.on_message, raw))
+        if self._deferring:
+            self._defer(None, raw, partial(self.on_message, raw))
+        elif self._takes_envelopes and (id := cancelled(self._codec, raw)) is not None:
+            self._cancel_of_node(id)
         elif not self._handlers.on_message:
             self.unheard += 1
         elif self._reader is not None:
@@ -150,45 +196,99 @@ class Inbox:
 
     # Requests
 
-    def on_request(self, nonce: Nonce, raw: msgspec.Raw, deadline: float | None) -> None:
+    def on_request(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
         """Have a request answered."""
         chain = self._handlers.on_request.handlers
-        if self._deferred is not None:
-            self._defer(raw, partial(self.on_request, nonce, raw, deadline))
-        elif (
-            self._handlers.methods
-            and not self._session.interphone
-            and (envelope := enveloped(self._codec, raw))
-        ):
-            work = self._run_method(envelope.method, envelope.params, envelope.named)
-            self._answer_later(nonce, raw, work, deadline, envelope=envelope)
+        if self._deferring:
+            self._defer_asked(self.on_request, nonce, raw, options)
+        elif self._takes_envelopes and (envelope := enveloped(self._codec, raw)):
+            self._run_method(nonce, raw, None, envelope, self.calls.prepare_envelope, envelope)
         elif not (chain and chain[0].inline and self._answer_inline(nonce, raw, chain[0])):
-            self._answer_later(nonce, raw, self._ask_handlers(raw), deadline)
+            self._answer_later(nonce, raw, self._ask_handlers(raw), options.deadline)
 
-    def on_call(self, nonce: Nonce, raw: msgspec.Raw, deadline: float | None) -> None:
+    def on_call(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
         """Have a method answer."""
-        if self._deferred is not None:
-            self._defer(raw, partial(self.on_call, nonce, raw, deadline))
+        if self._deferring:
+            self._defer_asked(self.on_call, nonce, raw, options)
         else:
-            self._answer_later(nonce, raw, self._ask_method(raw), deadline)
+            prepare = self.calls.prepare
+            self._run_method(nonce, raw, options.deadline, None, prepare, nonce, raw, options)
+
+    def on_open(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
+        """Have a method answer piece by piece."""
+        if self._deferring:
+            self._defer_asked(self.on_open, nonce, raw, options)
+        else:
+            work = self.calls.stream(nonce, raw, options)
+            self._answer_later(nonce, raw, work, options.deadline)
+
+    def _run_method(
+        self,
+        nonce: Nonce,
+        raw: msgspec.Raw,
+        deadline: float | None,
+        envelope: Envelope | None,
+        prepare: Callable[..., Prepared],
+        *asked: Any,
+    ) -> None:
+        """Have a method answer: at once if it is inline, else in a task."""
+        try:
+            prepared = prepare(*asked)
+            if not prepared.inline:
+                work = self.calls.run(prepared)
+                self._answer_later(nonce, raw, work, deadline, envelope=envelope)
+                return
+            result = self.calls.run_inline(prepared)
+        except NotTaken as exc:
+            self.fail(nonce, exc.failure, exc.error, envelope=envelope)
+        except BaseException as exc:
+            self._explain(nonce, exc, envelope)
+        else:
+            if iscoroutine(result):
+                self._answer_later(nonce, raw, result, deadline, envelope=envelope)
+            else:
+                self.respond(nonce, envelope.result(result) if envelope else result)
+
+    def answer(self, nonce: Nonce, raw: msgspec.Raw, work: Coroutine[Any, Any, object]) -> None:
+        """Answer a request with what `work` returns, which is cancelled when nobody waits."""
+        self._answer_later(nonce, raw, work, None)
 
     def on_cancelled(self, nonce: Nonce) -> None:
         """Nobody waits for this answer any more; an answer that is gone already is fine."""
-        for task, running in self._answers.items():
+        for task, (running, _) in self._answers.items():
             if running == nonce:
+                task.cancel()
+                return
+        for deferred in self._deferred:
+            if deferred.nonce == nonce is not None:
+                self._deferred.remove(deferred)
+                self._let_go(deferred.raw, credited=True)
+                self._session.fail(nonce, CANCELLED)
+                self._flush()
+                return
+
+    @property
+    def _takes_envelopes(self) -> bool:
+        """Whether requests and messages may be calls of a Node program, and about them."""
+        return not self._session.interphone and bool(self._handlers.methods)
+
+    def _cancel_of_node(self, id: object) -> None:
+        """A Node client takes back a call, by the id of its envelope."""
+        for task, (_, envelope) in self._answers.items():
+            if envelope is not None and envelope.id == id:
                 task.cancel()
                 return
 
     def _answer_inline(self, nonce: Nonce, raw: msgspec.Raw, handler: Handler) -> bool:
         """Ask the first handler without a task; False if its payload cannot be decoded."""
         try:
-            data = self._codec.decode(raw) if raw else None
+            data = self._session.codec.decode(raw) if raw else None
         except PayloadError:
             return False  # the long way says why
         try:
             result = handler.function(*self._told, data)
-        except Exception as exc:
-            self.fail(nonce, failure_of(exc), exc)
+        except BaseException as exc:
+            self._explain(nonce, exc)
             return True
         if result is PASS or iscoroutine(result):
             self._answer_later(nonce, raw, self._ask_handlers(raw, result), None, loose=result)
@@ -207,12 +307,17 @@ class Inbox:
         loose: object = None,
     ) -> None:
         """Answer in a task with what `work` returns; `loose` is a coroutine it will await."""
-        self._take_on(raw)
-        answer = self._handlers.tasks.start(self._answer(nonce, work, deadline, envelope))
+        self._take_on(raw, credited=True)
+        until = None if deadline is None else asyncio.get_running_loop().time() + deadline
+        answer = self._handlers.tasks.start(self._answer(nonce, work, until, envelope))
 
         def ended(task: asyncio.Task[None]) -> None:
+            task.cancelled() or task.exception()  # a KeyboardInterrupt ends the program anyway
             self._answers.pop(task, None)
-            self._let_go(raw)
+            self._let_go(raw, credited=True)
+            if task.cancelled() and self._session.answering:  # every request is answered
+                self._session.fail(nonce, CANCELLED, id=envelope.id if envelope else ABSENT)
+                self._flush()
             for coroutine in (work, loose):
                 if iscoroutine(coroutine):
                     coroutine.close()  # it may have been cancelled before its first step
@@ -220,39 +325,38 @@ class Inbox:
         if answer.done():
             ended(answer)
         else:
-            self._answers[answer] = nonce
+            self._answers[answer] = nonce, envelope
             answer.add_done_callback(ended)
 
     async def _answer(
         self,
         nonce: Nonce,
         work: Coroutine[Any, Any, object],
-        deadline: float | None,
+        until: float | None,
         envelope: Envelope | None,
     ) -> None:
         """Answer: with a result or with why there is none."""
         task = asyncio.current_task()
         assert task is not None  # it runs in one
-        self._answers[task] = nonce  # an eager one runs before it is returned
-        if deadline is not None:
-            set_deadline(deadline)
+        self._answers[task] = nonce, envelope  # an eager one runs before it is returned
+        deadline = set_deadline(until)  # also where there is none: a context may have another
         try:
             result = await work
-            if self._connection is not None and self._connection.crowded():
-                await self._connection.writable()
-        except _NotTaken as exc:
+        except NotTaken as exc:
             self.fail(nonce, exc.failure, exc.error, envelope=envelope)
-        except SystemExit as exc:  # the handler's wish is not the server's
-            self.fail(nonce, Failure("failed", str(exc), "SystemExit"), envelope=envelope)
-        except asyncio.CancelledError:
-            if task.cancelling():
+        except GeneratorExit:  # the loop is thrown away
+            raise
+        except BaseException as exc:
+            if isinstance(exc, asyncio.CancelledError) and task.cancelling():
                 raise
-            failure = Failure("failed", "the handler was cancelled", "CancelledError")
-            self.fail(nonce, failure, envelope=envelope)
-        except Exception as exc:
-            self.fail(nonce, failure_of(exc), exc, envelope=envelope)
+            self._explain(nonce, exc, envelope)
         else:
+            if self._connection is not None and self._connection.crowded():
+                with suppress(ConnectionLost):  # then the answer is dropped, and counted
+                    await self._connection.writable()
             self.respond(nonce, envelope.result(result) if envelope else result)
+        finally:
+            deadline.end()
 
     async def _ask_handlers(self, raw: msgspec.Raw, first: object = None) -> object:
         """Ask the chain; `first` is what its first handler returned, if it was asked."""
@@ -267,50 +371,35 @@ class Inbox:
         try:
             data = self._codec.decode(raw) if raw else None
         except PayloadError as exc:
-            raise _NotTaken(Failure("invalid", str(exc)), exc) from exc
+            raise NotTaken(Failure("invalid", str(exc)), exc) from exc
         result = await chain.answer(tasks, (*self._told, data), asked=first is not None)
         if result is PASS:
-            raise _NotTaken(Failure("unhandled", _unhandled(bool(chain))))
+            raise NotTaken(Failure("unhandled", _unhandled(bool(chain))))
         return result
-
-    # Methods
-
-    async def _ask_method(self, raw: msgspec.Raw) -> object:
-        """Run the method that a call is for."""
-        try:
-            asked = self._codec.decode(raw, Asked)
-        except PayloadError as exc:
-            raise _NotTaken(Failure("invalid", f"no call: {exc}"), exc) from exc
-        return await self._run_method(asked.method, asked.params, asked.named)
-
-    async def _run_method(self, name: str, params: msgspec.Raw, named: msgspec.Raw) -> object:
-        try:
-            method = self._handlers.methods.get(name)
-            args, kwargs = method.bind(self._codec, params, named, self._make_call())
-        except MethodNotFound as exc:
-            facts: dict[str, object] = {"method": exc.method, "nearest": exc.nearest}
-            raise _NotTaken(Failure("method-not-found", str(exc), data=facts)) from None
-        except InvalidParams as exc:
-            facts = {"method": exc.method, "why": exc.why, "parameter": exc.parameter}
-            raise _NotTaken(Failure("invalid-params", str(exc), data=facts)) from None
-        all_running = self._handlers.running
-        running = all_running.get(name, 0)
-        if method.limit is not None and running >= method.limit:
-            raise _NotTaken(Failure("overloaded", f"{name} runs {running} times already"))
-        all_running[name] = running + 1
-        try:
-            return await method.handler.run(self._handlers.tasks, args, kwargs)
-        finally:
-            all_running[name] -= 1
 
     def respond(self, nonce: Nonce, result: object) -> None:
         """Answer a request."""
+        session = self._session
         try:
-            self._session.respond(nonce, self._codec.encode(result))
+            session.respond(nonce, session.codec.encode(result))
         except (PayloadError, MessageTooBig) as exc:
             self.fail(nonce, failure_of(exc), exc)
         else:
             self._flush()
+
+    def _explain(
+        self, nonce: Nonce, error: BaseException, envelope: Envelope | None = None
+    ) -> None:
+        """Answer for a handler that raised; this side hears of it unless it was an answer.
+
+        `SystemExit` is the handler's wish, not the server's. `KeyboardInterrupt` is the user's.
+        """
+        failure, fault = self._handlers.errors.told(self._codec, error)
+        if fault is not None:
+            self._raised(fault)
+        self.fail(nonce, failure, envelope=envelope)
+        if isinstance(error, KeyboardInterrupt):
+            raise error
 
     def fail(
         self,
@@ -320,16 +409,23 @@ class Inbox:
         *,
         envelope: Envelope | None = None,
     ) -> None:
-        """Tell the asker why there is no answer; tell this side, too, unless it was meant so."""
-        if error is not None and not isinstance(error, RemoteError):
+        """Tell the asker why there is no answer; tell this side of the error, if there is one."""
+        if error is not None:
             self._report(error)
-        try:
-            self._session.fail(nonce, failure, id=envelope.id if envelope else ABSENT)
-        except (PayloadError, MessageTooBig):  # its message or data cannot go over
-            self._session.fail(
-                nonce, Failure(failure.code, "an error that cannot be sent", failure.kind)
-            )
+        self._put_failure(nonce, failure, envelope.id if envelope else ABSENT)
         self._flush()
+
+    def _put_failure(self, nonce: Nonce, failure: Failure, id: object) -> None:
+        *lesser, least = failure.lesser()
+        for each in (failure, *lesser):
+            try:
+                self._session.fail(nonce, each, id=id)
+            except (PayloadError, MessageTooBig) as exc:
+                if each is failure and failure.data is not None:  # which its author wants to know
+                    self._report(exc)
+            else:
+                return
+        self._session.fail(nonce, least)
 
     def _flush(self) -> None:
         if self._connection is not None:
@@ -337,21 +433,27 @@ class Inbox:
 
     # How much is under way
 
-    def _take_on(self, raw: msgspec.Raw) -> None:
+    def _take_on(self, raw: msgspec.Raw, *, credited: bool = False) -> None:
+        """Count work; `credited` is a request, of which one of us has been told how many fit."""
         self.inflight += 1
-        self._held += len(bytes(raw))
+        if credited and self._session.credit is not None:
+            return
+        self._uncredited += 1
+        self._held += len(raw)
         limits = self._session.limits
-        if self.inflight >= limits.max_inflight or self._held >= limits.max_held:
+        if self._uncredited >= limits.max_inflight or self._held >= limits.max_held:
             assert self._connection is not None  # it brought the work
             self._connection.stop_reading("busy")
 
-    def _let_go(self, raw: msgspec.Raw) -> None:
+    def _let_go(self, raw: msgspec.Raw, *, credited: bool = False) -> None:
         self.inflight -= 1
-        self._held -= len(bytes(raw))
-        limits = self._session.limits
-        if self.inflight < limits.max_inflight and self._held < limits.max_held:
-            assert self._connection is not None
-            self._connection.go_on_reading("busy")
+        if not credited or self._session.credit is None:
+            self._uncredited -= 1
+            self._held -= len(raw)
+            limits = self._session.limits
+            if self._uncredited < limits.max_inflight and self._held < limits.max_held:
+                assert self._connection is not None
+                self._connection.go_on_reading("busy")
         if self._idle is not None and self.inflight <= self._idle_at and not self._idle.done():
             self._idle.set_result(None)
 
@@ -360,6 +462,7 @@ class Inbox:
 
         A handler that closes its own peer would wait for itself: it is left alone.
         """
+        self._turn_away()
         self._closer = besides
         self._idle_at = int(besides in self._answers or (self._reader is besides is not None))
         if self.inflight > self._idle_at and grace > 0:
@@ -372,20 +475,21 @@ class Inbox:
             )
         self.abandon()
 
+    def _turn_away(self) -> None:
+        """What waits for the end of a pause will not be handled any more."""
+        deferred, self._deferred = self._deferred, []
+        for nonce, raw, _ in deferred:
+            self._let_go(raw, credited=nonce is not None)
+            if nonce is None:
+                self.unheard += 1
+            else:
+                self._session.fail(nonce, Failure("closing", "the peer is closing"))
+
     def abandon(self) -> None:
         """Nobody waits for the answers any more. Whoever ended the connection goes on."""
         for task in self._answers:
             if task is not self._closer:
                 task.cancel()
-
-
-class _NotTaken(Exception):
-    """A request that no handler ran for, and what its asker is told."""
-
-    def __init__(self, failure: Failure, error: Exception | None = None) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-        self.error = error
 
 
 def _unhandled(any_handler: bool) -> str:

@@ -22,8 +22,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         max_handshake_frame: The same until the handshake is over.
         max_depth: How deep arrays and objects may nest in a payload.
         max_pending: Own requests that may wait for an answer; one more is `Overloaded`.
-        max_inflight: The peer's requests and messages being handled; then reading stops.
+        max_inflight: The peer's requests and messages being handled; then reading stops. An
+            interphone peer is told, and keeps the requests that are more; it is read on.
         max_held: Bytes of them; then reading stops.
+        max_streams: Streams a peer may have opened; one more is `Overloaded`.
         max_subscriptions: Topics a peer may subscribe to.
         high_water: Bytes waiting to be sent at which `send` begins to wait.
         low_water: Bytes at which it goes on.
@@ -40,6 +42,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_pending: int = 65_536
     max_inflight: int = 1_024
     max_held: int = 8 * 1024 * 1024
+    max_streams: int = 256
     max_subscriptions: int = 1_024
     high_water: int = 64 * 1024
     low_water: int = 16 * 1024

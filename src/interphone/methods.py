@@ -14,117 +14,34 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-import re
-import types
 import typing
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from itertools import accumulate
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import msgspec
-from msgspec.inspect import CustomType, Field, Type, type_info
 
+from .contracts import MAX_NAME, Contract, check_name
 from .errors import InvalidParams, MethodNotFound, PayloadError
 from .handlers import Handler, Place
 from .protocol.payload import Codec
+from .signatures import (
+    Param,
+    answer_of,
+    check_decodable,
+    label_of,
+    params_of,
+    plain_function,
+    read_by,
+    signature_of,
+    without_injected,
+)
 
-__all__ = ["Contract", "Implements", "Method", "Methods", "Param", "check_name", "contract"]
+__all__ = ["Implements", "Method", "Methods"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., object])
 CallT = TypeVar("CallT")
-
-MAX_NAME = 255
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
-Kind = Literal["positional", "either", "named", "extra"]
-"""How a parameter is given: by place, by name, either way, or as one of ``*args``."""
-
-_KINDS: dict[Any, Kind] = {
-    inspect.Parameter.POSITIONAL_ONLY: "positional",
-    inspect.Parameter.POSITIONAL_OR_KEYWORD: "either",
-    inspect.Parameter.KEYWORD_ONLY: "named",
-    inspect.Parameter.VAR_POSITIONAL: "extra",
-}
-
-
-def check_name(name: str) -> None:
-    """Raise `ValueError` if a method cannot be called that."""
-    if not name:
-        raise ValueError("a method needs a name")
-    if len(name.encode()) > MAX_NAME:
-        raise ValueError(f"the name of a method is longer than {MAX_NAME} bytes: {name[:40]!r}…")
-    if _CONTROL.search(name):
-        raise ValueError(f"the name of a method has a control character: {name!r}")
-    if name.startswith("$"):
-        raise ValueError(f"names that begin with '$' are reserved: {name!r}")
-
-
-# Contracts
-
-
-def contract(name: str) -> Callable[[Callable[P, R]], Contract[P, R]]:
-    """Make a signature into a `Contract` that both ends import.
-
-        @contract("user.get")
-        def get_user(id: int, *, full: bool = False) -> User:
-            raise NotImplementedError
-
-    The body never runs, but mypy refuses an empty one.
-
-    Raises:
-        ValueError: The name or the signature cannot be a method's.
-    """
-    check_name(name)
-    return lambda signature: Contract(name, signature)
-
-
-class Contract(Generic[P, R]):
-    """The signature of a method: the server implements it, the client calls it.
-
-    Attributes:
-        name: Name of the method.
-        signature: Its parameters and what it returns, with resolved annotations.
-        returns: Type of its result; Any if the signature does not tell.
-    """
-
-    def __init__(self, name: str, function: Callable[P, R]) -> None:
-        if inspect.iscoroutinefunction(function):
-            raise ValueError(f"the contract {name!r} is a signature: write it with a plain def")
-        self.name = name
-        self.signature = _signature_of(function)
-        self.returns = self.signature.return_annotation
-        self.params = _params_of(self.signature, f"the contract {name!r}")
-        self.__doc__ = inspect.getdoc(function)
-
-    def __repr__(self) -> str:
-        return f"<Contract {self.name}{self.signature}>"
-
-    def split(self, *args: P.args, **kwargs: P.kwargs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the positional and the named parameters that these arguments are on the wire.
-
-        Raises:
-            TypeError: They do not fit the signature.
-        """
-        bound = self.signature.bind(*args, **kwargs)
-        return bound.args, bound.kwargs
-
-
-# One method
-
-
-class Param(msgspec.Struct, frozen=True):
-    """A parameter of a method, as the wire sees it.
-
-    Attributes:
-        type: Its annotation, resolved; Any if it has none. For ``*args`` that of each.
-    """
-
-    name: str
-    type: Any
-    required: bool
-    kind: Kind
 
 
 class Method:
@@ -134,11 +51,15 @@ class Method:
         name: What it is called by.
         handler: The function, and where it runs. An async generator has the place "loop".
         stream: Whether it yields its answer piece by piece.
+        collect: Whether a caller that does not stream gets a list of what it yields.
+        reads: Type of the items that the caller sends piece by piece; None if it reads none.
         limit: How many calls of it may be under way; None for any number.
         doc: Its docstring.
-        injects: Name of the parameter that is given the call itself, or None.
+        injected: Its parameters that do not come over the wire: the call, the stream it reads.
         params: Its other parameters.
-        returns: Its return annotation; Any if it has none.
+        returns: Type of its result, or of its items; Any if it has no annotation.
+        calls: How often it was run.
+        failures: How often it raised, also on purpose.
     """
 
     def __init__(
@@ -149,29 +70,43 @@ class Method:
         call_type: type,
         on: Place | None = None,
         limit: int | None = None,
+        collect: bool = False,
     ) -> None:
         if limit is not None and limit < 1:
             raise ValueError(f"limit={limit}: a method needs room for one call")
-        plain = _plain(function)
-        signature = _signature_of(function)
-        label = f"{_label(plain)}()"
+        plain = plain_function(function)
+        signature = signature_of(function)
+        label = f"{label_of(plain)}()"
         self.name = name
         self.handler = _handler(function, plain, on)
         self.stream = inspect.isasyncgenfunction(plain) or inspect.isgeneratorfunction(plain)
+        self.collect = collect
         self.limit = limit
         self.doc = inspect.getdoc(plain) or ""
-        self.injects, self._inject_at, signature = _without_call(signature, call_type, label)
-        self.params = _params_of(signature, label)
-        self.returns = signature.return_annotation
+        self.injected, signature = without_injected(signature, call_type, label)
+        self.reads = read_by(self.injected, self.handler.place, label)
+        self.params = params_of(signature, label)
+        self.calls = 0
+        self.failures = 0
+        yields, self.returns = answer_of(signature)
+        if yields and not self.stream:
+            raise ValueError(f"{label} is annotated as a stream, but it does not yield")
+        if collect and not self.stream:
+            raise ValueError(f"collect=True is for methods that yield: {label} does not")
         for param in self.params:
-            _check_decodable(param, label)
+            check_decodable(param, label)
         self._prepare()
 
     def __repr__(self) -> str:
         return f"<Method {self.name}({', '.join(param.name for param in self.params)})>"
 
     def bind(
-        self, codec: Codec, params: msgspec.Raw, named: msgspec.Raw, call: object = None
+        self,
+        codec: Codec,
+        params: msgspec.Raw,
+        named: msgspec.Raw,
+        call: object = None,
+        items: object = None,
     ) -> tuple[list[Any], dict[str, Any]]:
         """Return the arguments to call the function with; defaults are left to the function.
 
@@ -179,8 +114,8 @@ class Method:
             codec: What `params` and `named` are written in.
             params: An array of the positional parameters; empty for none.
             named: An object of the others; empty for none.
-            call: What the parameter `injects` is given, if there is one. It is put where
-                the function wants it, so nothing needs to be added to the result.
+            call: What a parameter of the call type is given, if there is one.
+            items: What the parameter that reads a stream is given, if there is one.
 
         Raises:
             InvalidParams: A parameter is missing, unknown or of another type.
@@ -189,11 +124,12 @@ class Method:
             args, kwargs = self._bind_at_once(codec, params, named)
         except PayloadError:
             args, kwargs = self._bind_each(codec, params, named)
-        if self.injects is not None:
-            if self._inject_at is not None and self._inject_at <= len(args):
-                args.insert(self._inject_at, call)
+        for each in self.injected:
+            given = call if each.item is None else items
+            if each.place is not None and each.place <= len(args):
+                args.insert(each.place, given)
             else:
-                kwargs[self.injects] = call
+                kwargs[each.name] = given
         return args, kwargs
 
     def _prepare(self) -> None:
@@ -314,155 +250,6 @@ def _struct(params: Iterable[Param], *, array: bool) -> type[msgspec.Struct]:
     )
 
 
-# Reading signatures
-
-
-def _plain(function: Any) -> Any:
-    """Return the function that does the work: of a partial, a bound method, an object."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    if not inspect.isroutine(function) and not isinstance(function, type):
-        function = type(function).__call__
-    return getattr(function, "__func__", function)
-
-
-def _label(plain: object) -> str:
-    name: str = getattr(plain, "__qualname__", repr(plain))
-    return name.rpartition("<locals>.")[2]
-
-
-def _signature_of(function: Callable[..., object]) -> inspect.Signature:
-    """Return its signature with resolved annotations, Any where there is none.
-
-    What a partial has given by name is no parameter any more: nobody overrides it.
-    """
-    plain = _plain(function)
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError) as exc:
-        raise ValueError(f"{function!r} has no signature to read") from exc
-    fixed = function.keywords if isinstance(function, functools.partial) else {}
-    around = _names_around(plain)
-    parameters = [
-        each.replace(annotation=_resolved(plain, each.annotation, f"parameter {name!r}", around))
-        for name, each in signature.parameters.items()
-        if name not in fixed
-    ]
-    returns = _resolved(plain, signature.return_annotation, "result", around)
-    return signature.replace(parameters=parameters, return_annotation=returns)
-
-
-def _resolved(plain: Any, annotation: Any, where: str, around: dict[str, Any]) -> Any:
-    if annotation is inspect.Parameter.empty:
-        return Any
-    holder = types.SimpleNamespace(
-        __annotations__={"it": annotation}, __type_params__=getattr(plain, "__type_params__", ())
-    )
-    names = getattr(inspect.unwrap(plain), "__globals__", {})
-    try:
-        return typing.get_type_hints(holder, names, around, include_extras=True)["it"]
-    except Exception as exc:  # an annotation is user code, and may fail in any way
-        raise ValueError(
-            f"{_label(plain)}(): the annotation {annotation!r} of its {where} "
-            f"cannot be resolved when it is registered: {exc}"
-        ) from exc
-
-
-def _names_around(plain: Any) -> dict[str, Any]:
-    """Return the locals of the functions that `plain` is being defined in, inner ones winning."""
-    outer = getattr(plain, "__qualname__", "").split(".<locals>.")[:-1]
-    enclosing = {*accumulate(outer, lambda inside, name: f"{inside}.<locals>.{name}")}
-    names: dict[str, Any] = {}
-    module = getattr(plain, "__globals__", None)
-    frame = inspect.currentframe() if enclosing else None
-    while frame is not None:
-        if frame.f_globals is module and frame.f_code.co_qualname in enclosing:
-            names = {**frame.f_locals, **names}
-        frame = frame.f_back
-    return names
-
-
-def _without_call(
-    signature: inspect.Signature, call_type: type, label: str
-) -> tuple[str | None, int | None, inspect.Signature]:
-    """Return the parameter that wants the call, its place if it has one, and the others."""
-    wanted = (call_type, call_type | None)
-    mine = [each for each in signature.parameters.values() if each.annotation in wanted]
-    if not mine:
-        return None, None, signature
-    it, *more = mine
-    if more or it.kind in (it.VAR_POSITIONAL, it.VAR_KEYWORD):
-        raise ValueError(f"{label} asks for its {call_type.__name__} more than once")
-    others = [each for each in signature.parameters.values() if each is not it]
-    place = [*signature.parameters].index(it.name)
-    if it.kind is it.POSITIONAL_ONLY and any(
-        each.default is not each.empty for each in others[:place]
-    ):
-        raise ValueError(f"{label}: {it.name!r} stands behind a parameter that may be left out")
-    return it.name, None if it.kind is it.KEYWORD_ONLY else place, _only(signature, others)
-
-
-def _only(signature: inspect.Signature, parameters: list[inspect.Parameter]) -> inspect.Signature:
-    # An optional Call may stand before required parameters: see to their order only by kind.
-    return inspect.Signature(
-        parameters, return_annotation=signature.return_annotation, __validate_parameters__=False
-    )
-
-
-def _params_of(signature: inspect.Signature, label: str) -> tuple[Param, ...]:
-    return tuple(_param_of(each, label) for each in signature.parameters.values())
-
-
-def _param_of(parameter: inspect.Parameter, label: str) -> Param:
-    if parameter.kind is parameter.VAR_KEYWORD:
-        raise ValueError(f"{label}: the wire has no '**{parameter.name}': name what may be given")
-    kind = _KINDS[parameter.kind]
-    required = parameter.default is parameter.empty and kind != "extra"
-    annotation = parameter.annotation
-    # An object is anything; said so, msgspec reads it faster, and allows it in unions.
-    if annotation is object or (_is_union(annotation) and object in typing.get_args(annotation)):
-        annotation = Any
-    return Param(name=parameter.name, type=annotation, required=required, kind=kind)
-
-
-def _is_union(annotation: object) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
-
-
-def _check_decodable(param: Param, label: str) -> None:
-    try:
-        hash(param.type)
-        msgspec.json.Decoder(param.type)
-        msgspec.msgpack.Decoder(param.type)
-        foreign = _foreign(type_info(param.type))
-    except (TypeError, ValueError) as exc:
-        raise ValueError(f"{label}: no value can come as its {param.name!r}: {exc}") from exc
-    if foreign is not None:
-        raise ValueError(
-            f"{label}: no value can come as its {param.name!r}: "
-            f"{foreign.__module__}.{foreign.__qualname__} has no form on the wire"
-        )
-
-
-def _foreign(kind: Type) -> type | None:
-    """Return a class in `kind` that msgspec does not know how to make, if there is one."""
-    todo: list[Any] = [kind]
-    seen: set[int] = set()
-    while todo:
-        item = todo.pop()
-        if isinstance(item, CustomType) and item.cls is not object:
-            return item.cls
-        if isinstance(item, tuple):
-            todo += item
-        elif isinstance(item, Type | Field) and id(item) not in seen:
-            seen.add(id(item))
-            todo += msgspec.structs.astuple(item)
-    return None
-
-
-# All methods of one end
-
-
 class Methods(Generic[CallT]):
     """The methods of one Server or Client, by name.
 
@@ -471,6 +258,10 @@ class Methods(Generic[CallT]):
     worker thread, unless it says ``on="inline"`` and never blocks. At most `limit` calls of
     it are under way at once. A parameter that is annotated as the call type is given the
     call itself; a function that implements a contract has it first, or with a default.
+
+    A generator, async or not, is a stream: its callers open it as one. With ``collect=True``
+    those that cannot get a list. A parameter that is annotated ``AsyncIterator[T]`` (in a
+    thread: ``Iterator[T]``) is what the caller streams to it.
     """
 
     def __init__(self, call_type: type[CallT]) -> None:
@@ -478,17 +269,37 @@ class Methods(Generic[CallT]):
         self._methods: dict[str, Method] = {}
 
     @overload
-    def __call__(self, what: F, /, *, on: Place | None = None, limit: int | None = None) -> F: ...
+    def __call__(
+        self, what: F, /, *, on: Place | None = ..., limit: int | None = ..., collect: bool = ...
+    ) -> F: ...
     @overload
     def __call__(
-        self, what: str | None = None, /, *, on: Place | None = None, limit: int | None = None
+        self,
+        what: str | None = ...,
+        /,
+        *,
+        on: Place | None = ...,
+        limit: int | None = ...,
+        collect: bool = ...,
     ) -> Callable[[F], F]: ...
     @overload
     def __call__(
-        self, what: Contract[P, R], /, *, on: Place | None = None, limit: int | None = None
+        self,
+        what: Contract[P, R],
+        /,
+        *,
+        on: Place | None = ...,
+        limit: int | None = ...,
+        collect: bool = ...,
     ) -> Implements[CallT, P, R]: ...
     def __call__(
-        self, what: Any = None, /, *, on: Place | None = None, limit: int | None = None
+        self,
+        what: Any = None,
+        /,
+        *,
+        on: Place | None = None,
+        limit: int | None = None,
+        collect: bool = False,
     ) -> Any:
         """Register a function and return it.
 
@@ -496,7 +307,7 @@ class Methods(Generic[CallT]):
             ValueError: The name is taken or cannot be one, the function does not fit the
                 contract, or its parameters cannot come over the wire.
         """
-        add = functools.partial(self._add, on=on, limit=limit)
+        add = functools.partial(self._add, on=on, limit=limit, collect=collect)
         if isinstance(what, Contract):
             return Implements(what, add)
         if what is None:
@@ -514,11 +325,14 @@ class Methods(Generic[CallT]):
         *,
         on: Place | None,
         limit: int | None,
+        collect: bool,
     ) -> F:
         check_name(name)
         if name in self._methods:
             raise ValueError(f"there is a method {name!r} already")
-        method = Method(name, function, call_type=self._call_type, on=on, limit=limit)
+        method = Method(
+            name, function, call_type=self._call_type, on=on, limit=limit, collect=collect
+        )
         if of is not None:
             _check_implements(method, of)
         self._methods[name] = method
@@ -590,6 +404,9 @@ class Implements(Generic[CallT, P, R]):
 
 def _check_implements(method: Method, of: Contract[..., Any]) -> None:
     """Raise `ValueError` unless every call that fits `of` fits `method`."""
+    for fact, what in (("stream", "yields its answer"), ("reads", "reads a stream")):
+        if bool(getattr(method, fact)) is not bool(getattr(of, fact)):
+            raise ValueError(f"only one of {method!r} and {of!r} {what}")
     asked, own = of.params, method.params
     asked_places = [each for each in asked if each.kind in ("positional", "either")]
     own_places = [each for each in own if each.kind in ("positional", "either")]

@@ -7,35 +7,43 @@ Session as tokens, and settled here. What the other end says is the business of 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
 from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
 import msgspec
 
+from .asking import Items, Within, as_named, open_named
+from .calls import Report
 from .connection import Connection
-from .deadlines import current_deadline, shrunk
+from .contracts import Contract
+from .deadlines import shrunk
 from .errors import (
     ConnectionClosed,
     ConnectionLost,
     InterphoneError,
     PayloadError,
+    RemoteError,
     RequestTimeout,
     Unsupported,
 )
 from .handlers import Handlers
 from .inbox import Inbox
-from .methods import Contract
 from .protocol.events import Counts, Nonce, Reactions
 from .protocol.messages import Hello, Welcome
 from .protocol.session import Session
+from .protocol.shapes import Marks, Posting, Terms
 from .protocol.states import State
+from .stream import Line, Stream
 
-__all__ = ["DEFAULT_TIMEOUT", "Call", "Peer", "PeerEvents", "Within", "reason_of"]
-
-logger = logging.getLogger("interphone")
+__all__ = ["DEFAULT_TIMEOUT", "Call", "Peer", "PeerEvents", "reason_of"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,11 +58,15 @@ class PeerEvents(NamedTuple):
     made: Callable[[Peer], None]
     hello: Callable[[Peer, Hello], None]
     opened: Callable[[Peer, Welcome], None]
-    subscribe: Callable[[Peer, Nonce, list[str]], None]
-    unsubscribe: Callable[[Peer, Nonce, list[str]], None]
-    publish: Callable[[Peer, Nonce, str, msgspec.Raw, msgspec.Raw], None]
-    publication: Callable[[Peer, str, msgspec.Raw], None]
+    subscribe: Callable[[Peer, Nonce, list[str], Terms], None]
+    unsubscribe: Callable[[Peer, Nonce, list[str], Terms], None]
+    publish: Callable[[Peer, Nonce, str, msgspec.Raw, msgspec.Raw, Posting], None]
+    forget: Callable[[Peer, Nonce, str], None]
+    allowed: Callable[[Peer, int, int, int], None]
+    publication: Callable[[Peer, str, msgspec.Raw, Marks], None]
+    missed: Callable[[Peer, int, int, str], None]
     report: Callable[[Peer, Exception], None]
+    raised: Callable[[Peer, Exception], None]
     lost: Callable[[Peer, InterphoneError], None]
 
 
@@ -80,8 +92,14 @@ class Peer:
         self._session = session
         told: tuple[object, ...] = (self,) if handlers.told else ()
         self.inbox = Inbox(
-            session, handlers, told, partial(events.report, self), partial(Call, self)
+            session,
+            handlers,
+            told,
+            partial(events.report, self),
+            partial(events.raised, self),
+            partial(Call, self),
         )
+        self._listeners: dict[object, Callable[[Any], object]] = {}  # to progress, by token
         self._react = Reactions(
             hello=partial(events.hello, self),
             opened=partial(events.opened, self),
@@ -89,15 +107,24 @@ class Peer:
             request=self.inbox.on_request,
             answered=self._answered,
             failed=self._failed,
-            subscribe=partial(events.subscribe, self),
-            unsubscribe=partial(events.unsubscribe, self),
-            publish=partial(events.publish, self),
+            subscribe=partial(self.inbox.in_turn, partial(events.subscribe, self)),
+            unsubscribe=partial(self.inbox.in_turn, partial(events.unsubscribe, self)),
+            publish=partial(self.inbox.in_turn, partial(events.publish, self)),
             publication=partial(events.publication, self),
             goodbye=lambda _: None,  # the connection hangs up; `lost` tells the rest
             unreadable=partial(events.report, self),
             violated=self._on_violated,
             call=self.inbox.on_call,
             cancelled=self.inbox.on_cancelled,
+            open=self.inbox.on_open,
+            item=_put,
+            granted=self.inbox.calls.on_granted,
+            input=self.inbox.calls.on_input,
+            demanded=_more,
+            progress=self._on_progress,
+            forget=partial(events.forget, self),
+            allowed=partial(events.allowed, self),
+            missed=partial(events.missed, self),
         )
         self.connection = Connection(
             session,
@@ -159,7 +186,7 @@ class Peer:
     @property
     def paused(self) -> bool:
         """Whether `pause` holds it."""
-        return "paused" in self.connection.stopped
+        return "paused" in self.connection.stopped | self.inbox.deferring
 
     # Verbs
 
@@ -199,7 +226,7 @@ class Peer:
             timeout: Seconds to wait; None waits without limit.
 
         Raises:
-            RemoteError: The handler raised.
+            RemoteError: The handler raised; what is declared here is raised as itself.
             Unhandled: Nobody there takes this request.
             RequestTimeout: No answer in time.
             Overloaded: Too many requests wait for an answer; it was not sent.
@@ -210,10 +237,18 @@ class Peer:
         if self._session.isdk:
             _check_for_isdk(data)
         timeout = shrunk(timeout)
-        payload = await self.ready_to_send(data, timeout)
+        self.connection.check_caller()
+        payload = self._session.codec.encode(data)
+        if self.connection.crowded():
+            await self._wait_for_room(timeout)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         nonce = self._session.request(payload, answer, now=self._loop.time(), timeout=timeout)
         return self._result(await self._answer_to(nonce, answer), returns)
+
+    def _own(self, error: RemoteError) -> Exception:
+        """What a handler at the other end raised, as itself if it is declared here."""
+        own: Exception = self._handlers.errors.own(self._session.codec, error)
+        return own
 
     def _result(self, raw: msgspec.Raw, returns: Any) -> Any:
         try:
@@ -227,18 +262,22 @@ class Peer:
         self,
         method: str,
         *params: object,
-        named: Mapping[str, object] | None = None,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
         returns: type[T],
-        timeout: float | None = DEFAULT_TIMEOUT,
+        timeout: float | None = ...,
+        on_progress: Callable[[Any], object] | None = ...,
     ) -> T: ...
     @overload
     async def call(
         self,
         method: str,
         *params: object,
-        named: Mapping[str, object] | None = None,
-        returns: Any = Any,
-        timeout: float | None = DEFAULT_TIMEOUT,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
+        returns: Any = ...,
+        timeout: float | None = ...,
+        on_progress: Callable[[Any], object] | None = ...,
     ) -> Any: ...
     @overload
     async def call(self, method: Contract[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
@@ -254,44 +293,136 @@ class Peer:
             method: Its name there, or a `Contract` that both sides share.
             params: Positional parameters.
             named: Parameters by name, for a method given by name.
+            items: What the method reads piece by piece, if it reads a stream: an iterable,
+                async or not. It is iterated on the loop, as fast as the method reads.
             returns: Type of the result; a contract knows it.
             timeout: Seconds to wait; `within` sets it for a contract.
+            on_progress: A plain function that is called with what the method reports of its
+                progress, before the result is there; `within` sets it for a contract.
             kwargs: Parameters by name, for a contract.
 
         Raises:
             MethodNotFound: There is no such method.
             InvalidParams: The parameters do not fit it; its handler did not run.
-            RemoteError: The handler raised.
-            Unsupported: A Node end has no methods.
+            RemoteError: The handler raised; what is declared here is raised as itself.
+            Unsupported: A Node end has no methods, or the method streams.
             Everything `request` raises.
         """
-        if isinstance(method, Contract):
-            positional, named = method.split(*params, **kwargs)
-            return await self.call_named(method.name, positional, named, returns=method.returns)
-        return await self.call_named(method, params, **kwargs)
+        return await self.call_named(**as_named(method, params, kwargs))
 
     async def call_named(
         self,
         method: str,
         params: Sequence[object],
-        named: Mapping[str, object] | None = None,
         *,
+        named: Mapping[str, object] | None = None,
+        items: Items | None = None,
         returns: Any = Any,
         timeout: float | None = DEFAULT_TIMEOUT,
+        on_progress: Callable[[Any], object] | None = None,
     ) -> Any:
         """As `call`, with everything in its place; for a Client and `Within`."""
+        if items is not None:
+            opened = self.stream(method, *params, named=named, items=items, timeout=timeout)
+            async with opened as stream:
+                return await stream.result(returns=returns)
+        timeout = shrunk(timeout)
+        payload = self._call_payload(method, params, named)
+        if self.connection.crowded():
+            await self._wait_for_room(timeout)
+        answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
+        progress = on_progress is not None and "progress" in self._session.can
+        nonce = self._session.call(
+            payload, answer, now=self._loop.time(), timeout=timeout, progress=progress
+        )
+        if on_progress is None:
+            return self._result(await self._answer_to(nonce, answer), returns)
+        self._listeners[answer] = on_progress
+        try:
+            return self._result(await self._answer_to(nonce, answer), returns)
+        finally:
+            del self._listeners[answer]
+
+    def _call_payload(
+        self, method: str, params: Sequence[object], named: Mapping[str, object] | None
+    ) -> bytes:
         if not self._session.interphone:
             raise Unsupported("a Node end has no methods: ask it by a request")
-        asked = {"method": method, "params": params}
-        timeout = shrunk(timeout)
-        payload = await self.ready_to_send(asked | {"named": named} if named else asked, timeout)
-        answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
-        nonce = self._session.call(payload, answer, now=self._loop.time(), timeout=timeout)
-        return self._result(await self._answer_to(nonce, answer), returns)
+        self.connection.check_caller()
+        asked: dict[str, object] = {"method": method, "params": params}
+        if named:
+            asked["named"] = named
+        payload: bytes = self._session.codec.encode(asked)
+        return payload
 
-    def within(self, timeout: float | None) -> Within:
+    @overload
+    def stream(
+        self,
+        method: str,
+        *params: object,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
+        of: type[T],
+        window: int = ...,
+        timeout: float | None = ...,
+    ) -> Stream[T]: ...
+    @overload
+    def stream(
+        self,
+        method: str,
+        *params: object,
+        named: Mapping[str, object] | None = ...,
+        items: Items | None = ...,
+        of: Any = ...,
+        window: int = ...,
+        timeout: float | None = ...,
+    ) -> Stream[Any]: ...
+    @overload
+    def stream(
+        self, method: Contract[P, AsyncIterator[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> Stream[T]: ...
+    def stream(self, method: Any, *params: Any, **kwargs: Any) -> Stream[Any]:
+        """Call a method that answers, or is asked, piece by piece; see `Stream`.
+
+            async with peer.stream("primes.below", 100, of=int) as primes:
+                async for prime in primes: ...
+
+        Args:
+            method: Its name there, or a `Contract` that both sides share.
+            params: Positional parameters.
+            named: Parameters by name, for a method given by name.
+            items: What the method reads; without it `Stream.send` sends them one by one.
+            of: Type of the items that come; a contract knows it.
+            window: How many items (or 1 KiB of them each) may come ahead of the reader.
+            timeout: Seconds for the whole stream; by default there is no limit.
+            kwargs: Parameters by name, for a contract.
+        """
+        return open_named(self.open_stream, method, params, kwargs)
+
+    async def open_stream(
+        self,
+        method: str,
+        params: Sequence[object],
+        named: Mapping[str, object] | None,
+        timeout: float | None,
+        stream: Stream[Any],
+    ) -> tuple[Line, Nonce]:
+        """Ask for a stream, at once; for a `Stream`, a Client and `Within`."""
+        timeout = shrunk(timeout)
+        payload = self._call_payload(method, params, named)
+        if "streams" not in self._session.can:
+            raise Unsupported("the other end is of a version without streams")
+        if self.connection.crowded():
+            await self._wait_for_room(timeout)
+        session, now = self._session, self._loop.time()
+        nonce = session.open_stream(payload, stream, window=stream.window, now=now, timeout=timeout)
+        return Line(session, self.connection), nonce
+
+    def within(
+        self, timeout: float | None, *, on_progress: Callable[[Any], object] | None = None
+    ) -> Within:
         """Calls that wait so many seconds: ``await peer.within(2).call(get_user, 7)``."""
-        return Within(self.call_named, timeout)
+        return Within(self.call_named, self.open_stream, timeout, on_progress)
 
     async def ping(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> float:
         """Return the seconds a message takes there and back; its handlers may be busy.
@@ -308,13 +439,21 @@ class Peer:
         return perf_counter() - start
 
     def pause(self) -> None:
-        """Stop reading what the peer sends; nothing is handled until `resume`."""
+        """Handle no message, request or call of the peer until `resume`.
+
+        A peer that is interphone gets no new credit, and is read on: answers, streams and
+        publications come. A Node peer is not read any further.
+        """
         self.connection.check_caller()
-        self.connection.stop_reading("paused")
+        if self._session.credit is not None:
+            self.inbox.defer("paused")
+        else:
+            self.connection.stop_reading("paused")
 
     def resume(self) -> None:
         """Go on after `pause`."""
         self.connection.check_caller()
+        self.inbox.release("paused")
         self.connection.go_on_reading("paused")
 
     async def close(
@@ -368,23 +507,34 @@ class Peer:
         self.connection.check_caller()
         payload: bytes = self._session.codec.encode(data)
         if self.connection.crowded():
-            try:
-                async with asyncio.timeout(timeout):
-                    await self.connection.writable()
-            except TimeoutError:
-                assert timeout is not None
-                raise RequestTimeout(timeout, delivery="not_sent") from None
+            await self._wait_for_room(timeout)
         return payload
 
-    async def _answer_to(self, nonce: Nonce, answer: asyncio.Future[msgspec.Raw]) -> msgspec.Raw:
-        self.connection.flush_soon()
-        self.connection.arm()
+    async def _wait_for_room(self, timeout: float | None) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await self.connection.writable()
+        except TimeoutError:
+            assert timeout is not None
+            raise RequestTimeout(timeout, delivery="not_sent") from None
+
+    async def _answer_to(
+        self, nonce: Nonce, answer: asyncio.Future[msgspec.Raw], *, of_handler: bool = True
+    ) -> msgspec.Raw:
+        """Wait for the answer; what a handler raised is raised as itself if it is declared here."""
+        connection = self.connection
+        connection.flush_soon()
+        connection.arm()
         try:
             return await answer
         except asyncio.CancelledError:
             self._session.forget(nonce)
             self.connection.flush_soon()
             raise
+        except RemoteError as exc:
+            if not of_handler:
+                raise
+            raise self._own(exc) from None
 
     def ask(
         self, verb: Callable[..., Nonce], *args: Any, timeout: float | None
@@ -397,18 +547,30 @@ class Peer:
         return self._decoded(nonce, answer)
 
     async def _decoded(self, nonce: Nonce, answer: asyncio.Future[msgspec.Raw]) -> Any:
-        raw = await self._answer_to(nonce, answer)
+        raw = await self._answer_to(nonce, answer, of_handler=False)
         return self._session.codec.decode(raw) if raw else None
 
     def _answered(self, token: object, raw: msgspec.Raw) -> None:
-        assert isinstance(token, asyncio.Future)
+        assert isinstance(token, asyncio.Future | Stream)
         if not token.done():
             token.set_result(raw)
 
     def _failed(self, token: object, error: InterphoneError) -> None:
-        assert isinstance(token, asyncio.Future)
-        if not token.done():
+        assert isinstance(token, asyncio.Future | Stream)
+        if token.done():
+            return
+        if isinstance(token, Stream) and isinstance(error, RemoteError):
+            token.set_exception(self._own(error))
+        else:
             token.set_exception(error)
+
+    def _on_progress(self, token: object, raw: msgspec.Raw) -> None:
+        listener = self._listeners.get(token)
+        if listener is not None:
+            try:
+                listener(self._session.codec.decode(raw) if raw else None)
+            except Exception as exc:  # the listener is user code
+                self._events.report(self, exc)
 
     # The end
 
@@ -432,44 +594,25 @@ class Call:
         deadline: When the caller stops waiting, in the loop's time; None: never.
     """
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(
+        self, peer: Peer, report: Report | None = None, seconds: float | None = None
+    ) -> None:
         self.peer = peer
-        self.deadline = current_deadline()
+        now = asyncio.get_running_loop().time
+        self.deadline = None if seconds is None else now() + seconds
+        self._report = report
 
+    async def progress(self, value: object) -> None:
+        """Tell the caller how far the work is; any value. Nothing is sent to who did not ask.
 
-class Within:
-    """Calls with one timeout, made by `Peer.within` and `Client.within`."""
+        A Node client asks by giving its envelope an `id`; it gets ``$/progress``. Cancelling
+        is safe: it was sent whole or not at all.
 
-    def __init__(self, call: Callable[..., Awaitable[Any]], timeout: float | None) -> None:
-        self._call = call
-        self._timeout = timeout
-
-    @overload
-    async def call(
-        self,
-        method: str,
-        *params: object,
-        named: Mapping[str, object] | None = None,
-        returns: type[T],
-    ) -> T: ...
-    @overload
-    async def call(
-        self,
-        method: str,
-        *params: object,
-        named: Mapping[str, object] | None = None,
-        returns: Any = Any,
-    ) -> Any: ...
-    @overload
-    async def call(self, method: Contract[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
-    async def call(self, method: Any, *params: Any, **kwargs: Any) -> Any:
-        """As `Peer.call`, with this timeout."""
-        if not isinstance(method, Contract):
-            return await self._call(method, params, timeout=self._timeout, **kwargs)
-        positional, named = method.split(*params, **kwargs)
-        return await self._call(
-            method.name, positional, named, returns=method.returns, timeout=self._timeout
-        )
+        Raises:
+            PayloadError: `value` has no form on the wire.
+        """
+        if self._report is not None:
+            await self._report(value)
 
 
 def reason_of(error: InterphoneError) -> Any:
@@ -485,6 +628,16 @@ def _nothing(returns: Any) -> Any:
         return None if returns is Any else msgspec.convert(None, returns)
     except msgspec.ValidationError as exc:
         raise PayloadError(str(exc)) from exc
+
+
+def _put(token: object, raw: msgspec.Raw) -> None:
+    assert isinstance(token, Stream)  # only streams have items
+    token.put(raw)
+
+
+def _more(token: object) -> None:
+    assert isinstance(token, Stream)
+    token.more()
 
 
 def _check_for_isdk(data: object) -> None:

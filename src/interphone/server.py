@@ -14,25 +14,28 @@ import msgspec
 from .address import Address, resolve
 from .admission import Admission
 from .connection import Connection
+from .declared import Declared
 from .errors import (
     ConnectionClosed,
     InterphoneError,
     LocalProtocolError,
 )
 from .exchange import Exchange
-from .handlers import Chain, Handlers, Tasks, log_error
+from .handlers import Chain, Handlers, Tasks, log_error, log_raised
 from .hooks import Hook
+from .inspector import Inspector
+from .introspection import Introspection, Sources
 from .limits import Limits
 from .methods import Methods
 from .peer import DEFAULT_TIMEOUT, Call, Peer, PeerEvents, reason_of
 from .protocol.session import Session
 from .subscription import (
     MAX_QUEUE,
+    Ack,
     OverflowPolicy,
     Publication,
     Receipt,
     Subscription,
-    Subscriptions,
     TopicHandler,
     check_topic,
 )
@@ -51,12 +54,12 @@ class Outcome(msgspec.Struct, Generic[T], frozen=True):
     Attributes:
         peer: Who was asked.
         value: Its answer; None if there is none.
-        error: Why there is none, or None.
+        error: Why there is none, an `InterphoneError` or one declared here; or None.
     """
 
     peer: Peer
     value: T | None = None
-    error: InterphoneError | None = None
+    error: Exception | None = None
 
     @property
     def ok(self) -> bool:
@@ -86,6 +89,8 @@ class Server:
         max_connections: Open connections; one more is refused.
         max_incomplete: Unfinished handshakes; one more evicts the oldest.
         max_subscriptions: Subscriptions of all peers together.
+        max_retained: Topics that may have a last value.
+        max_retained_bytes: The last values of all of them.
         generate_id: Makes the id of a new peer.
         compress: Grant compression to Node clients that ask for it.
         messagepack: Grant MessagePack to Node clients that ask for it.
@@ -96,6 +101,7 @@ class Server:
             life, and again until it is given up; None: never. Node peers are never asked.
         dialect: What is spoken with interphone clients that can: "classic" is Node's, for
             debugging.
+        debug: Show interphone peers the traceback when a handler raises.
     """
 
     def __init__(
@@ -106,6 +112,8 @@ class Server:
         max_connections: int = 4096,
         max_incomplete: int = 64,
         max_subscriptions: int = 65_536,
+        max_retained: int = 4_096,
+        max_retained_bytes: int = 4 * 1024 * 1024,
         generate_id: Callable[[], str] | None = None,
         compress: bool = False,
         messagepack: bool = False,
@@ -114,6 +122,7 @@ class Server:
         allowed_uids: Iterable[int] | None = None,
         heartbeat: float | None = 20.0,
         dialect: Literal["native", "classic"] = "native",
+        debug: bool = False,
     ) -> None:
         if dialect not in ("native", "classic"):
             raise ValueError(f"the dialect is 'native' or 'classic', not {dialect!r}")
@@ -136,8 +145,12 @@ class Server:
         self._starting = False
         self._paused = False
         self._tasks = Tasks(self._report_handler)
-        self._exchange = Exchange(max_subscriptions=max_subscriptions, tasks=self._tasks)
-        self._hub = _LocalHub(self._exchange.local)
+        self._exchange = Exchange(
+            max_subscriptions=max_subscriptions,
+            max_retained=max_retained,
+            max_retained_bytes=max_retained_bytes,
+            tasks=self._tasks,
+        )
         self._admission = Admission(
             peers=self._peers,
             admit=self._admit,
@@ -153,6 +166,7 @@ class Server:
         self.on_message: Hook[[Peer, Any]] = Hook(self._tasks)
         self.on_request: Chain[[Peer, Any]] = Chain()
         self.method = Methods(Call)
+        self.error = Declared(debug=debug)
         self.on_error: Hook[[Exception, Peer | None]] = Hook(self._tasks)
         self.on_close: Hook[[]] = Hook(self._tasks)
         self._handlers = Handlers(
@@ -160,8 +174,26 @@ class Server:
             on_message=self.on_message,
             on_request=self.on_request,
             methods=self.method,
+            errors=self.error,
             told=True,
         )
+        self._introspection = Introspection(
+            "server",
+            Sources(
+                address=lambda: self.address,
+                peers=self._peers.values,
+                topics=self._exchange.names,
+                publications_dropped=lambda: self._exchange.dropped,
+                evicted=lambda: self._admission.evicted,
+            ),
+            self._handlers,
+            self.limits,
+        )
+        self._inspector = Inspector(self._peers.values, self._handlers)
+        self._handlers.builtins = {
+            **self._introspection.methods,
+            self._inspector.method.name: self._inspector.method,
+        }
         self._events = PeerEvents(
             made=self._made,
             hello=self._admission.asked,
@@ -169,8 +201,12 @@ class Server:
             subscribe=self._exchange.subscribe,
             unsubscribe=self._exchange.unsubscribe,
             publish=self._exchange.publish,
-            publication=lambda peer, topic, raw: None,  # only a client hears a publication
+            forget=self._exchange.forget,
+            allowed=self._exchange.allowed,
+            publication=lambda peer, topic, raw, marks: None,  # only a client hears a publication
+            missed=lambda peer, id, count, topic: None,
             report=self._report_of,
+            raised=self._raised,
             lost=self._lost,
         )
 
@@ -212,6 +248,7 @@ class Server:
             )
         finally:
             self._starting = False
+        self._introspection.begin()
         self.on_ready.fire(self.address)
 
     async def serve_forever(self) -> None:
@@ -249,6 +286,7 @@ class Server:
         self._closing = loop.create_future()
         until = loop.time() + grace
         self._listener.close()
+        self._inspector.close()
         try:
             self._abort_all(reason, but=self._peers.values())
             me = asyncio.current_task()
@@ -332,11 +370,14 @@ class Server:
         self._exchange.welcome_back(peer)
         if self._paused:
             peer.pause()
+        self._inspector.came(peer)
         self.on_connect.fire(peer, peer.payload)
 
     def _lost(self, peer: Peer, error: InterphoneError) -> None:
         """A connection ended."""
         self._admission.left(peer)
+        self._introspection.left(peer)
+        self._inspector.left(peer)
         remember = not peer.interphone and not isinstance(error, ConnectionClosed)
         self._exchange.drop(peer, remember=remember)
         if self._peers.get(peer.id) is peer:
@@ -374,10 +415,12 @@ class Server:
         return await self._ask_all(lambda peer: peer.ping(timeout=timeout))
 
     async def _ask_all(self, ask: Callable[[Peer], Awaitable[T]]) -> list[Outcome[T]]:
+        known: tuple[type[Exception], ...] = (InterphoneError, *self.error.classes)
+
         async def outcome(peer: Peer) -> Outcome[T]:
             try:
                 return Outcome(peer, await ask(peer))
-            except InterphoneError as exc:
+            except known as exc:
                 return Outcome(peer, error=exc)
 
         return list(await asyncio.gather(*map(outcome, tuple(self._peers.values()))))
@@ -396,27 +439,64 @@ class Server:
 
     # Publish and subscribe
 
-    async def publish(self, topic: str, value: object) -> Receipt:
+    async def publish(
+        self,
+        topic: str,
+        value: object,
+        *,
+        retain: bool = False,
+        ack: Ack = "queued",
+        timeout: float | None = DEFAULT_TIMEOUT,
+    ) -> Receipt:
         """Publish to every peer that subscribed to the topic, and to this side's own.
 
         It returns when the publication is queued for each of them; for subscribers that are
         slow it waits 10 ms at most. One that falls more than `Limits.hard_queue` behind, or
         takes nothing for `Limits.stalled_after`, is cut off and counted as dropped.
 
+        Cancelling is safe: whoever had no room does not get it.
+
+        Args:
+            topic: A name, no pattern.
+            value: Any value the wire carries.
+            retain: Whether to keep it as the topic's last value, for subscriptions to come.
+            ack: "delivered" waits until it has left to every peer it was queued for, or never
+                will: `Receipt.delivered` counts those it has left to.
+            timeout: Seconds to wait for subscriptions with ``overflow="block"``, which then
+                count as dropped, and for "delivered"; None waits without limit.
+
         Raises:
             PayloadError: `value` has no form on the wire.
             TopicError: `topic` is no name for one.
+            Overloaded: There are too many last values; nothing was published.
         """
         check_topic(topic)
-        return await self._exchange.publish_local(topic, value)
+        return await self._exchange.publish_local(
+            topic, value, retain=retain, ack=ack, timeout=timeout
+        )
+
+    async def forget(self, topic: str) -> bool:
+        """Keep no last value of the topic any more; return whether there was one."""
+        check_topic(topic)
+        return self._exchange.retained.forget(topic)
 
     @overload
     def subscribe(
-        self, *topics: str, of: type[T], overflow: OverflowPolicy = ..., queue: int = ...
+        self,
+        *topics: str,
+        of: type[T],
+        overflow: OverflowPolicy = ...,
+        queue: int = ...,
+        group: str | None = ...,
     ) -> Subscription[Publication[T]]: ...
     @overload
     def subscribe(
-        self, *topics: str, of: Any = Any, overflow: OverflowPolicy = ..., queue: int = ...
+        self,
+        *topics: str,
+        of: Any = Any,
+        overflow: OverflowPolicy = ...,
+        queue: int = ...,
+        group: str | None = ...,
     ) -> Subscription[Publication[Any]]: ...
     def subscribe(
         self,
@@ -424,20 +504,30 @@ class Server:
         of: Any = Any,
         overflow: OverflowPolicy = "disconnect",
         queue: int = MAX_QUEUE,
+        group: str | None = None,
     ) -> Subscription[Any]:
-        """Hear what peers publish: ``async with server.subscribe("a") as items``."""
-        return Subscription(self._hub, topics, of, overflow=overflow, queue=queue)
+        """Hear what is published: ``async with server.subscribe("a.*") as items``.
+
+        The arguments are those of `Client.subscribe`.
+        """
+        return Subscription(self._exchange, topics, of, overflow=overflow, queue=queue, group=group)
 
     def on_topic(
-        self, *topics: str, of: Any = Any, overflow: OverflowPolicy = "drop_oldest"
+        self,
+        *topics: str,
+        of: Any = Any,
+        overflow: OverflowPolicy = "drop_oldest",
+        group: str | None = None,
     ) -> Callable[[TopicHandlerT], TopicHandlerT]:
-        """Handle what peers publish, in order: ``@server.on_topic("a", of=Item)``."""
+        """Handle what is published, in order: ``@server.on_topic("a.*", of=Item)``."""
 
         def register(handler: TopicHandlerT) -> TopicHandlerT:
-            reader = TopicHandler(
-                self._hub, topics, of, handler, self._tasks, self._tasks.start, overflow=overflow
+            hub, tasks = self._exchange, self._tasks
+            hub.handle(
+                TopicHandler(
+                    hub, topics, of, handler, tasks, tasks.start, overflow=overflow, group=group
+                )
             )
-            self._exchange.local.add(reader)
             return handler
 
         return register
@@ -446,6 +536,11 @@ class Server:
 
     def _report_of(self, peer: Peer, error: Exception) -> None:
         self._report(error, peer)
+
+    def _raised(self, peer: Peer, error: Exception) -> None:
+        """A handler raised instead of answering."""
+        log_raised(error, peer)
+        self.on_error.fire(error, peer)
 
     def _report_handler(self, error: Exception, args: tuple[object, ...]) -> None:
         """A hook's handler raised. Who hears of errors and raises is only logged."""
@@ -458,16 +553,3 @@ class Server:
     def _report(self, error: Exception, peer: Peer | None) -> None:
         log_error(error, peer or self)
         self.on_error.fire(error, peer)
-
-
-class _LocalHub:
-    """The hub of a server's own subscriptions: nothing goes over a wire for them."""
-
-    def __init__(self, local: Subscriptions) -> None:
-        self._local = local
-
-    async def attach(self, subscription: Subscription[Any]) -> None:
-        self._local.add(subscription)
-
-    async def detach(self, subscription: Subscription[Any], topics: Iterable[str]) -> None:
-        self._local.remove(subscription, topics)

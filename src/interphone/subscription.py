@@ -1,7 +1,7 @@
 """Subscription: a bounded queue of publications, with a policy for when it is full.
 
-A Server or Client keeps its local subscribers in a `Subscriptions`. What goes over the
-wire for them is the owner's business.
+Whom it belongs to, a Server or Client, is its `Hub`: what goes over the wire for it is the
+hub's business. A Client keeps its subscriptions in a `Subscriptions`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from inspect import iscoroutine
 from types import TracebackType
-from typing import Any, Generic, Literal, Protocol, Self, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 
 import msgspec
 
 from .errors import InterphoneError, LocalProtocolError, Overflow, TopicError
 from .hooks import Runner, being_cancelled
 from .protocol.payload import Codec
-from .protocol.topics import Topics, topic_fault
+from .protocol.shapes import Ack
+from .protocol.topics import Topics, is_pattern, matches, pattern_fault, topic_fault
 
 __all__ = [
+    "MAX_QUEUE",
+    "Ack",
     "Gap",
     "Hub",
     "OverflowPolicy",
@@ -29,26 +32,36 @@ __all__ = [
     "Subscription",
     "Subscriptions",
     "TopicHandler",
+    "check_group",
     "check_topic",
 ]
 
 T = TypeVar("T")
 ItemT = TypeVar("ItemT")
 
-OverflowPolicy = Literal["disconnect", "drop_oldest", "drop_newest", "latest"]
+OverflowPolicy = Literal["disconnect", "drop_oldest", "drop_newest", "latest", "block"]
 """What a full queue does: end this subscription with `Overflow` once what is queued has been read
-(the default), lose the oldest or the newest publication, or keep only the last one of each topic.
-Whatever is lost is counted in `Subscription.dropped`."""
+(the default), lose the oldest or the newest publication, keep only the last one of each topic, or
+make publishers wait. Whatever is lost is counted in `Subscription.dropped`."""
+
+POLICIES = get_args(OverflowPolicy)
 
 MAX_QUEUE = 16_384
 MAX_QUEUE_BYTES = 8 * 1024 * 1024
 
 
-class Publication(msgspec.Struct, Generic[T], frozen=True):
-    """One item on a topic."""
+class Publication(msgspec.Struct, Generic[T], frozen=True, repr_omit_defaults=True):
+    """One item on a topic.
+
+    Attributes:
+        topic: The topic it was published on.
+        value: What was published.
+        retained: Whether it is the last value from before the subscription began.
+    """
 
     topic: str
     value: T
+    retained: bool = False
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -61,24 +74,36 @@ class Receipt(msgspec.Struct, frozen=True):
     """What became of a publication; always true.
 
     Attributes:
-        matched: Subscribers it was for; None where a Node server does not say.
+        matched: Subscriptions it was for; a queue group counts as one, and so does a Node client.
+            None where a Node server does not say.
         queued: How many of them it was queued for.
         dropped: How many of them did not take it: too slow, or just gone.
+        delivered: To how many of those queued it had left in time; None unless asked for.
     """
 
     matched: int | None = None
     queued: int | None = None
     dropped: int | None = None
+    delivered: int | None = None
 
     def __bool__(self) -> bool:
         return True
 
 
 def check_topic(topic: str) -> None:
-    """Raise `TopicError` if `topic` cannot be the name of one."""
+    """Raise `TopicError` if nothing can be published on `topic`."""
     fault = topic_fault(topic)
+    if fault is None and is_pattern(topic):
+        fault = f"{topic!r} is a pattern: subscribe to it, publish on a topic"
     if fault is not None:
         raise TopicError(fault)
+
+
+def check_group(group: str) -> None:
+    """Raise `ValueError` if `group` cannot be the name of a queue group."""
+    fault = topic_fault(group)
+    if fault is not None:
+        raise ValueError(f"a queue group is named as a topic: {fault}")
 
 
 class Hub(Protocol):
@@ -92,6 +117,10 @@ class Hub(Protocol):
         """Stop receiving these topics."""
         ...
 
+    def took(self, subscription: Subscription[Any], size: int, /) -> None:
+        """Hear that a subscription that blocks has read a publication of so many bytes."""
+        ...
+
 
 class Subscription(Generic[ItemT]):
     """Publications on some topics, as an async iterator inside ``async with``.
@@ -99,7 +128,8 @@ class Subscription(Generic[ItemT]):
     Its items are `Publication`s, and with ``gaps=True`` also `Gap`s.
 
     Attributes:
-        topics: The topics, in the order they were given.
+        topics: The topics and patterns, in the order they were given.
+        group: The queue group, or None.
         dropped: Publications lost because the queue was full.
         gaps: How often the connection was away meanwhile.
     """
@@ -113,24 +143,32 @@ class Subscription(Generic[ItemT]):
         overflow: OverflowPolicy = "disconnect",
         queue: int = MAX_QUEUE,
         gaps: bool = False,
+        group: str | None = None,
     ) -> None:
         if not topics:
             raise TopicError("subscribe to at least one topic")
         for topic in topics:
-            check_topic(topic)
-        if overflow not in ("disconnect", "drop_oldest", "drop_newest", "latest"):
+            fault = pattern_fault(topic)
+            if fault is not None:
+                raise TopicError(fault)
+        if group is not None:
+            check_group(group)
+        if overflow not in POLICIES:
             raise ValueError(f"no such policy for overflow: {overflow!r}")
         if queue < 1:
             raise ValueError(f"the queue must hold at least one publication, not {queue}")
         self.topics = tuple(dict.fromkeys(topics))
+        self.group = group
         self.dropped = 0
         self.gaps = 0
         self._hub = hub
         self._of = of
+        self.blocks = overflow == "block"
+        self.max_queue = queue
         self._overflow = overflow
-        self._max_queue = queue
         self._wants_gaps = gaps
-        self._queue: deque[tuple[str, msgspec.Raw, Codec] | Gap] = deque()
+        self._queue: deque[_Queued | Gap | Overflow] = deque()
+        self._items = 0  # publications in it
         self._bytes = 0
         self._waiter: asyncio.Future[None] | None = None
         self._attached = False
@@ -166,7 +204,8 @@ class Subscription(Generic[ItemT]):
 
         Raises:
             PayloadError: What came is not of the type that was asked for; the next may be.
-            Overflow: The queue was full; see `OverflowPolicy`.
+            Overflow: The queue was full; see `OverflowPolicy`. With ``overflow="block"`` it stands
+                in the place of what publishers gave up, and what came later follows.
             ConnectionLost: The client gave up reconnecting.
             StopAsyncIteration: The subscription, or its client, was closed.
         """
@@ -197,9 +236,15 @@ class Subscription(Generic[ItemT]):
         item = self._queue.popleft()
         if isinstance(item, Gap):
             return item
-        topic, raw, codec = item
-        self._bytes -= len(bytes(raw))
-        return Publication(topic, codec.decode(raw, self._of) if raw else None)
+        if isinstance(item, Overflow):
+            raise item
+        size = len(bytes(item.raw))
+        self._items -= 1
+        self._bytes -= size
+        if self.blocks:
+            self._hub.took(self, size)
+        value = item.codec.decode(item.raw, self._of) if item.raw else None
+        return Publication(item.topic, value, item.retained)
 
     async def unsubscribe(self, *topics: str) -> None:
         """Stop receiving some of the topics; the subscription ends with the last of them."""
@@ -218,22 +263,47 @@ class Subscription(Generic[ItemT]):
 
     # What the owner calls
 
-    def put(self, topic: str, raw: msgspec.Raw, codec: Codec) -> None:
-        """Queue a publication, or do what the policy says."""
+    def put(self, topic: str, raw: msgspec.Raw, codec: Codec, *, retained: bool = False) -> bool:
+        """Queue a publication, or do what the policy says; return whether it was queued."""
         if self._ended:
             if isinstance(self._error, Overflow):
                 self.dropped += 1
                 self._error.dropped = self.dropped
-            return
+            return False
         if self._overflow == "latest":
             self._forget(topic)
         size = len(bytes(raw))
-        full = len(self._queue) >= self._max_queue
-        full = full or bool(self._queue and self._bytes + size > MAX_QUEUE_BYTES)
-        if full and not self._make_room(topic):
-            return
-        self._queue.append((topic, raw, codec))
+        # Who blocks has said how many bytes may come; the last one may be over that.
+        room = self._items < self.max_queue if self.blocks else self.room(size)
+        if not room and not self._make_room(topic):
+            return False
+        self._queue.append(_Queued(topic, raw, codec, retained))
+        self._items += 1
         self._bytes += size
+        self._notify()
+        return True
+
+    def room(self, size: int) -> bool:
+        """Whether a publication of so many bytes fits into the queue."""
+        return self._items < self.max_queue and (
+            not self._items or self._bytes + size <= MAX_QUEUE_BYTES
+        )
+
+    @property
+    def unread(self) -> tuple[int, int]:
+        """Publications in the queue, and their bytes."""
+        return self._items, self._bytes
+
+    def miss(self, topic: str, count: int) -> None:
+        """Note that publishers gave up: `Overflow` is raised where the publications would be."""
+        if self._ended:
+            return
+        self.dropped += count
+        last = self._queue[-1] if self._queue else None
+        if isinstance(last, Overflow):
+            last.dropped += count
+        else:
+            self._queue.append(Overflow(topic, dropped=count))
         self._notify()
 
     def _make_room(self, topic: str) -> bool:
@@ -241,24 +311,27 @@ class Subscription(Generic[ItemT]):
         self.dropped += 1
         if self._overflow == "drop_newest":
             return False
-        if self._overflow == "disconnect":
+        if self._overflow in ("disconnect", "block"):  # a server that sends more than it may
             self.end(Overflow(topic, dropped=self.dropped))
             return False
-        self._lose(0)
+        oldest = (at for at, item in enumerate(self._queue) if isinstance(item, _Queued))
+        self._lose(next(oldest))
         return True
 
     def _forget(self, topic: str) -> None:
         """Lose what is queued for the topic: only its last publication counts."""
         for index, item in enumerate(self._queue):
-            if not isinstance(item, Gap) and item[0] == topic:
+            if isinstance(item, _Queued) and item.topic == topic:
                 self.dropped += 1
                 self._lose(index)
                 return
 
     def _lose(self, index: int) -> None:
         lost = self._queue[index]
+        assert isinstance(lost, _Queued)  # both who call it looked
         del self._queue[index]
-        self._bytes -= 0 if isinstance(lost, Gap) else len(bytes(lost[1]))
+        self._items -= 1
+        self._bytes -= len(bytes(lost.raw))
 
     def put_gap(self, *, resumed: bool = False) -> None:
         """Note that the connection was away."""
@@ -284,6 +357,15 @@ class Subscription(Generic[ItemT]):
             self._waiter.set_result(None)
 
 
+class _Queued(NamedTuple):
+    """A publication in a queue, not decoded yet."""
+
+    topic: str
+    raw: msgspec.Raw
+    codec: Codec
+    retained: bool
+
+
 class TopicHandler(Subscription[Publication[T]]):
     """A subscription that is read by a handler instead of an iterator, in order, one at a time."""
 
@@ -298,8 +380,9 @@ class TopicHandler(Subscription[Publication[T]]):
         *,
         overflow: OverflowPolicy = "drop_oldest",
         queue: int = MAX_QUEUE,
+        group: str | None = None,
     ) -> None:
-        super().__init__(hub, topics, of, overflow=overflow, queue=queue)
+        super().__init__(hub, topics, of, overflow=overflow, queue=queue, group=group)
         self.handler = handler
         self._runner = runner
         self._start = start
@@ -328,6 +411,7 @@ class TopicHandler(Subscription[Publication[T]]):
         return made
 
     async def _read(self) -> None:
+        self._reader = asyncio.current_task()  # an eager task runs before it is returned
         while self._queue:
             try:
                 result = self.handler(self._take())
@@ -346,42 +430,47 @@ class TopicHandler(Subscription[Publication[T]]):
 
 
 class Subscriptions:
-    """The local subscribers of a Server or Client."""
+    """The subscribers in this process of a Client."""
 
     def __init__(self) -> None:
         self._topics: Topics[Subscription[Any]] = Topics()
 
     def add(self, subscription: Subscription[Any]) -> list[str]:
         """Add a subscriber; return the topics nobody here wanted before."""
-        wanted = self.names()
+        new = [topic for topic in subscription.topics if not self._topics.holders(topic)]
         for topic in subscription.topics:
             self._topics.add(subscription, topic)
-        return [topic for topic in subscription.topics if topic not in wanted]
+        return new
 
     def remove(self, subscription: Subscription[Any], topics: Iterable[str]) -> list[str]:
         """Remove a subscriber from topics; return those nobody here wants any more."""
         removed = [topic for topic in topics if self._topics.remove(subscription, topic)]
-        wanted = self.names()
-        return [topic for topic in removed if topic not in wanted]
+        return [topic for topic in removed if not self._topics.holders(topic)]
 
     def names(self) -> tuple[str, ...]:
-        """Every topic somebody here wants."""
+        """Every topic and pattern somebody here wants."""
         return self._topics.names()
 
+    def of(self, subscription: Subscription[Any]) -> tuple[str, ...]:
+        """What a subscriber wants."""
+        return self._topics.of(subscription)
+
+    def holders(self, topic: str) -> tuple[Subscription[Any], ...]:
+        """Who subscribed to this very topic or pattern."""
+        return self._topics.holders(topic)
+
+    def wants(self, subscription: Subscription[Any], topic: str) -> bool:
+        """Whether a publication on the topic is for this subscriber."""
+        topics = self._topics.of(subscription)
+        return topic in topics or any(matches(pattern, topic) for pattern in topics)
+
     def on(self, topic: str) -> tuple[Subscription[Any], ...]:
-        """Who wants this topic."""
+        """Who wants what is published on this topic."""
         return self._topics.matching(topic)
 
-    def deliver(self, topic: str, raw: msgspec.Raw, codec: Codec) -> int:
-        """Queue a publication for everybody who wants it; return how many took it."""
-        subscribers = self.on(topic)
-        for subscription in subscribers:
-            subscription.put(topic, raw, codec)
-        return len(subscribers)
-
-    def all(self) -> set[Subscription[Any]]:
+    def all(self) -> tuple[Subscription[Any], ...]:
         """Every subscriber."""
-        return {subscription for topic in self.names() for subscription in self.on(topic)}
+        return self._topics.subscribers()
 
     def end(self, error: InterphoneError | None = None) -> None:
         """End every iteration. Handlers stay: they live as long as their Server or Client."""

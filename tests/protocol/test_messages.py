@@ -28,6 +28,7 @@ from interphone.protocol.messages import (
     Welcome,
     error_of,
     failure_of,
+    read_failure,
 )
 from interphone.protocol.payload import ABSENT
 
@@ -101,6 +102,52 @@ def test_code_has_its_error(code: str, error: type[InterphoneError]) -> None:
     assert type(error_of(Failure(code, "why"))) is error
 
 
+def test_declared_failure_says_so_and_goes_over_again_as_it_came() -> None:
+    failure = Failure("declared", "no user 7", "NoSuchUser", {"id": 7}, ("a note",))
+
+    error = error_of(failure)
+
+    assert isinstance(error, RemoteError)
+    assert (error.declared, error.data, error.notes) == (True, {"id": 7}, ("a note",))
+    assert failure_of(error) == failure
+
+
+def test_traceback_of_the_other_end_is_never_in_a_failure_of_ours() -> None:
+    error = error_of(Failure("failed", "x", "KeyError", traceback="Traceback …"))
+
+    assert isinstance(error, RemoteError)
+    assert error.traceback == "Traceback …"
+    assert failure_of(error) == Failure("failed", "x", "KeyError")
+
+
+def test_failure_for_older_ends_has_the_members_they_know() -> None:
+    failure = Failure("declared", "no user 7", "NoSuchUser", {"id": 7}, ("a note",), "Traceback …")
+
+    assert failure.plain() == Failure("failed", "no user 7", "NoSuchUser", {"id": 7})
+
+
+def test_lesser_failures_end_with_one_that_can_always_be_sent() -> None:
+    *_, least = Failure("declared", "\ud800", "\ud800", object(), ("\ud800",)).lesser()
+
+    assert msgspec.json.encode(least)
+    assert least.code == "failed"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, 7, {}, {"code": 7}, {"code": "failed", "notes": 7}, {"code": "failed", "notes": [7]}],
+)
+def test_failure_that_cannot_be_read_is_a_remote_error(value: object) -> None:
+    error = error_of(read_failure(value))
+
+    assert isinstance(error, RemoteError)
+    assert error.message == "a failure that cannot be read"
+
+
+def test_unknown_members_of_a_failure_are_ignored() -> None:
+    assert read_failure({"code": "failed", "later": [1]}) == Failure("failed")
+
+
 def test_unknown_code_is_a_remote_error() -> None:
     error = error_of(Failure("from-the-future", "why"))
 
@@ -120,7 +167,11 @@ def test_request_refused_by_a_closing_peer_was_not_sent() -> None:
 
 
 def test_codes_towards_node_are_those_of_json_rpc_or_of_its_range_for_servers() -> None:
-    shared = {"unhandled": "method-not-found", "invalid": "invalid-params"}
+    shared = {
+        "unhandled": "method-not-found",
+        "invalid": "invalid-params",
+        "declared": "failed",
+    }
 
     own = {word: code for word, code in NODE_CODES.items() if word not in shared}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interphone.errors import RemoteProtocolError, RequestTimeout
+from interphone.errors import RemoteError, RemoteProtocolError, RequestTimeout
 from interphone.protocol.dialects import Native
-from interphone.protocol.messages import CANCEL, CAPABILITIES, RESPONSE, Failure
+from interphone.protocol.messages import CANCEL, CAPABILITIES, RESPONSE, Failure, read_failure
 from interphone.protocol.payload import ABSENT, MessagePack
 from interphone.protocol.session import Session
-from interphone.protocol.wire import Wire, tag
+from interphone.protocol.wire import tag
 from support.sessions import LoneSession, Recorder
 
 BOTH = ("native", "classic")
@@ -74,6 +75,7 @@ def test_reply_names_what_will_be_spoken():
         "version": 1,
         "dialects": ["native", "classic"],
         "can": list(CAPABILITIES),
+        "credit": {"requests": 1024, "bytes": 8_388_608},
         "dialect": "native",
     }
 
@@ -160,7 +162,7 @@ def test_a_call_and_its_deadline_arrive():
     ends.client.call(ends.client.codec.encode(asked), "token", timeout=2.5)
     ends.deliver()
 
-    assert ends.told["server"].take() == [("call", 1, asked, 2.5)]
+    assert ends.told["server"].take() == [("call", 1, asked, 2.5, False)]
     ends.server.respond(1, ends.server.codec.encode(3))
     ends.deliver()
     assert ends.told["client"].take() == [("answered", "token", 3)]
@@ -284,16 +286,43 @@ def test_elements_at_the_end_may_be_absent_and_more_are_ignored():
     assert native.codec.decode(long.d) == 1
 
 
-def test_an_independent_reader_understands_the_vectors():
-    """wire.md section 5 as somebody else would read it: no code of ours, but the tag's."""
-    ends = Ends()
-    ends.client.request(ends.client.codec.encode({"q": 1}), "a", timeout=2.0)
-    ends.client.send(ends.client.codec.encode("hi"))
-    frames: list[bytes] = []
-    Wire(limit=1 << 20, max_pending=1).receive(ends.client.data_to_send(), frames.append)
+# Failures
 
-    assert [msgspec.msgpack.decode(frame) for frame in frames] == [
-        [2, 1, {"q": 1}, None, None, {"deadline": 2.0}],
-        [1, None, "hi"],
-    ]
-    assert frames[1].hex() == "9301c0a26869"
+
+DECLARED = Failure("declared", kind="Lent", data={"days": 3}, notes=("a",))
+DECLARED_BYTES = bytes.fromhex(
+    "b6 96 03 07 d4 00 00 c0 84 a4 63 6f 64 65 a8 64 65 63 6c 61 72 65 64 a4 6b 69 6e 64 a4"
+    "4c 65 6e 74 a4 64 61 74 61 81 a4 64 61 79 73 03 a5 6e 6f 74 65 73 91 a1 61 c0"
+)
+
+
+def test_declared_failure_is_the_bytes_of_wire_md():
+    page = (Path(__file__).parents[2] / "docs/reference/wire.md").read_text("utf-8")
+    body = Native(MessagePack()).packet(RESPONSE, ABSENT, 7, failure=DECLARED)
+
+    assert tag(len(body)) + body == DECLARED_BYTES
+    assert DECLARED_BYTES.hex(" ") in page
+    packet = Native(MessagePack()).read(body)
+    assert packet is not None
+    assert read_failure(packet.e) == DECLARED
+
+
+@pytest.mark.parametrize("dialects", [BOTH, ("classic",)])
+def test_failure_has_its_new_members_only_where_the_other_end_knows_them(dialects):
+    told = Failure("declared", "m", "Lent", {"days": 3}, ("a",), "Traceback …")
+    for knows in (True, False):
+        ends = Ends(dialects, dialects)
+        if not knows:
+            ends.server.can = frozenset()
+        ends.client.request(ends.client.codec.encode(1), "token")
+        ends.deliver()
+        ((_, nonce, _),) = ends.told["server"].take()
+        ends.server.fail(nonce, told)
+        ends.deliver()
+
+        (error,) = ends.told["client"].errors
+        assert isinstance(error, RemoteError)
+        assert (error.kind, error.message, error.data) == ("Lent", "m", {"days": 3})
+        assert error.declared is knows
+        assert error.notes == (("a",) if knows else ())
+        assert error.traceback == ("Traceback …" if knows else None)

@@ -1,8 +1,17 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from interphone.protocol.topics import MAX_TOPIC, Topics, topic_fault
+from interphone.protocol.topics import (
+    MAX_TOPIC,
+    Topics,
+    is_pattern,
+    matches,
+    pattern_fault,
+    topic_fault,
+)
 
 # Names
 
@@ -126,3 +135,163 @@ def test_topic_without_subscribers_is_no_topic() -> None:
     topics.remove("peer", "a")
 
     assert topics.names() == ()
+
+
+# Patterns
+
+
+@pytest.mark.parametrize(
+    ("pattern", "topic", "match"),
+    [
+        ("news", "news", True),
+        ("news", "news.sport", False),
+        ("news.*", "news.sport", True),
+        ("news.*", "news", False),
+        ("news.*", "news.sport.chess", False),
+        ("news.*", "news.", True),
+        ("*.sport", "news.sport", True),
+        ("*.*", "news.sport", True),
+        ("*", "news", True),
+        ("*", "news.sport", False),
+        ("news.>", "news.sport", True),
+        ("news.>", "news.sport.chess", True),
+        ("news.>", "news", False),
+        ("news.>", "newsreel.sport", False),
+        (">", "news", True),
+        (">", "news.sport.chess", True),
+        ("*.>", "news", False),
+        ("*.>", "news.sport.chess", True),
+        ("new*", "news", False),
+        ("new*", "new*", True),
+        ("a>", "a.b", False),
+        ("a>", "a>", True),
+        ("*", "*", True),
+    ],
+)
+def test_pattern_matches(pattern: str, topic: str, match: bool) -> None:
+    topics: Topics[str] = Topics()
+    topics.add("peer", pattern)
+
+    assert matches(pattern, topic) is match
+    assert topics.matching(topic) == (("peer",) if match else ())
+
+
+@pytest.mark.parametrize("name", ["*", ">", "a.*", "*.a", "a.>", "a.*.b.>"])
+def test_wildcard_alone_in_a_level_makes_a_pattern(name: str) -> None:
+    assert is_pattern(name)
+    assert pattern_fault(name) is None
+
+
+@pytest.mark.parametrize("name", ["a", "a*", "*a", "a>", ">a", "**", ">>", "a.b*.c", ""])
+def test_wildcard_within_a_level_is_a_character(name: str) -> None:
+    assert not is_pattern(name)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fault"),
+    [
+        (">.a", "before its end"),
+        ("a.>.b", "before its end"),
+        (">.>", "before its end"),
+        ("", "empty"),
+        ("$sys.>", "reserved"),
+    ],
+)
+def test_pattern_has_a_fault(pattern: str, fault: str) -> None:
+    assert fault in (pattern_fault(pattern) or "")
+
+
+def test_stars_can_be_meant_as_they_stand() -> None:
+    topics: Topics[str] = Topics()
+    topics.add("node", "a.*", exact=True)
+    topics.add("ours", "a.*")
+
+    assert topics.matching("a.b") == ("ours",)
+    assert topics.matching("a.*") == ("node", "ours")
+    assert topics.holders("a.*") == ("node", "ours")
+
+    topics.remove("node", "a.*")
+
+    assert topics.matching("a.*") == ("ours",)
+
+
+def test_subscriber_with_several_matching_patterns_is_found_once() -> None:
+    topics: Topics[str] = Topics()
+    for pattern in ("a.b", "a.*", "*.b", "a.>", ">", "*.*"):
+        topics.add("peer", pattern)
+
+    assert topics.matching("a.b") == ("peer",)
+    assert topics.subscribers() == ("peer",)
+
+
+def test_removed_patterns_leave_nothing_behind() -> None:
+    topics: Topics[str] = Topics()
+    for pattern in ("a.*.c", "a.*.>", "a.*", ">", "a.b.*.d"):
+        topics.add("peer", pattern)
+        topics.add("other", pattern)
+
+    topics.drop("peer")
+    assert topics.matching("a.b.c") == ("other",)
+    topics.drop("other")
+
+    assert topics.matching("a.b.c") == ()
+    assert not topics._patterns
+    assert topics.names() == topics.subscribers() == ()
+    assert topics.total == 0
+
+
+def test_long_names_are_matched_without_recursion() -> None:
+    topics: Topics[str] = Topics()
+    deep = ".".join("a" * 128)
+    topics.add("peer", ".".join("*" * 127) + ".>")
+
+    assert topics.matching(deep) == ("peer",)
+
+
+def naive(pattern: str, topic: str) -> bool:
+    """What NATS says, word for word."""
+    wanted, levels = pattern.split("."), topic.split(".")
+    for index, want in enumerate(wanted):
+        if want == ">":
+            return index < len(levels)
+        if index >= len(levels) or (want != "*" and want != levels[index]):
+            return False
+    return len(wanted) == len(levels)
+
+
+level = st.sampled_from(["a", "b", "", "*", "a*"])
+names = st.lists(level, min_size=1, max_size=4).map(".".join).filter(bool)
+patterns = st.one_of(
+    names,
+    st.just(">"),
+    names.map(lambda name: f"{name}.>"),
+)
+change = st.tuples(st.booleans(), st.integers(0, 3), patterns)
+
+
+@given(st.lists(change, max_size=30), st.lists(names, min_size=1, max_size=5))
+def test_index_finds_whom_a_naive_matcher_finds(
+    changes: list[tuple[bool, int, str]], published: list[str]
+) -> None:
+    topics: Topics[int] = Topics()
+    model: set[tuple[int, str]] = set()
+    for adds, subscriber, pattern in changes:
+        entry = (subscriber, pattern)
+        if adds:
+            assert topics.add(subscriber, pattern) is (entry not in model)
+            model.add(entry)
+        else:
+            assert topics.remove(subscriber, pattern) is (entry in model)
+            model.discard(entry)
+
+    for topic in published:
+        found = topics.matching(topic)
+        assert len(found) == len(set(found))
+        assert set(found) == {who for who, pattern in model if naive(pattern, topic)}
+        assert all(matches(pattern, topic) is naive(pattern, topic) for _, pattern in model)
+    assert topics.total == len(model)
+    assert set(topics.names()) == {pattern for _, pattern in model}
+    for subscriber in range(4):
+        topics.drop(subscriber)
+    assert not topics._patterns
+    assert not topics._exact

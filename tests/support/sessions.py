@@ -23,7 +23,7 @@ from typing import Any, Literal, Self
 import msgspec
 
 from interphone.errors import ConnectionLost, InterphoneError, PayloadError
-from interphone.protocol.events import Reactions
+from interphone.protocol.events import Options, Reactions
 from interphone.protocol.messages import Goodbye, Hello, Welcome
 from interphone.protocol.payload import ABSENT
 from interphone.protocol.session import Session
@@ -38,7 +38,7 @@ Event = tuple[Any, ...]
 Role = Literal["client", "server"]
 
 # Which argument of a verb is a value, to be encoded as the session at hand does.
-VALUES = {"send": 0, "request": 0, "respond": 1, "ask_to_publish": 1}
+VALUES = {"send": 0, "request": 0, "call": 0, "open_stream": 0, "respond": 1, "ask_to_publish": 1}
 
 
 # Bytes
@@ -82,6 +82,7 @@ class Recorder:
         self.session = session
         self.events: list[Event] = []
         self.errors: list[InterphoneError] = []
+        self.failures: list[InterphoneError] = []
         self.on: dict[str, Callable[..., Any]] = {}
         self._taken = 0
 
@@ -89,6 +90,12 @@ class Recorder:
         """The events since the last time."""
         new = self.events[self._taken :]
         self._taken = len(self.events)
+        return new
+
+    def take_failures(self) -> list[InterphoneError]:
+        """What requests of ours failed with, since the last time."""
+        new = self.failures[:]
+        self.failures.clear()
         return new
 
     def names(self) -> Counter[str]:
@@ -102,22 +109,37 @@ class Recorder:
             hello=self._hello,
             opened=lambda welcome: self._note("opened", _of(welcome).get("id")),
             message=lambda raw: self._note("message", self.value(raw)),
-            request=lambda nonce, raw, seconds: self._note(
-                "request", nonce, self.value(raw), *([] if seconds is None else [seconds])
+            request=lambda nonce, raw, options: self._note(
+                "request", nonce, self.value(raw), *filter(None, [options.deadline])
             ),
             answered=lambda token, raw: self._note("answered", token, self.value(raw)),
             failed=lambda token, error: self._error("failed", error, token),
-            subscribe=lambda nonce, topics: self._note("subscribe", nonce, topics),
-            unsubscribe=lambda nonce, topics: self._note("unsubscribe", nonce, topics),
-            publish=lambda nonce, topic, raw, _: self._note(
-                "publish", nonce, topic, self.value(raw)
+            subscribe=lambda nonce, topics, terms: self._note(
+                "subscribe", nonce, topics, *_said(terms)
             ),
-            publication=lambda topic, raw: self._note("publication", topic, self.value(raw)),
+            unsubscribe=lambda nonce, topics, terms: self._note(
+                "unsubscribe", nonce, topics, *_said(terms)
+            ),
+            publish=lambda nonce, topic, raw, _, posting: self._note(
+                "publish", nonce, topic, self.value(raw), *_said(posting)
+            ),
+            publication=lambda topic, raw, marks: self._note(
+                "publication", topic, self.value(raw), *_said(marks)
+            ),
             goodbye=self._goodbye,
             unreadable=lambda error: self._error("unreadable", error),
             violated=lambda error: self._error("violated", error),
-            call=lambda nonce, raw, seconds: self._note("call", nonce, self.value(raw), seconds),
+            call=lambda *facts: self._asked("call", *facts),
             cancelled=lambda nonce: self._note("cancelled", nonce),
+            open=lambda *facts: self._asked("open", *facts),
+            item=lambda token, raw: self._note("item", token, self.value(raw)),
+            granted=lambda nonce: self._note("granted", nonce),
+            input=lambda nonce, raw: self._note("input", nonce, self.value(raw)),
+            demanded=lambda token: self._note("demanded", token),
+            progress=lambda token, raw: self._note("progress", token, self.value(raw)),
+            forget=lambda nonce, topic: self._note("forget", nonce, topic),
+            allowed=lambda *facts: self._note("allowed", *facts),
+            missed=lambda *facts: self._note("missed", *facts),
         )
 
     def value(self, raw: msgspec.Raw) -> Any:
@@ -129,6 +151,9 @@ class Recorder:
         except PayloadError:
             return PayloadError
 
+    def _asked(self, name: str, nonce: Any, raw: msgspec.Raw, options: Options) -> None:
+        self._note(name, nonce, self.value(raw), options.deadline, options.progress)
+
     def _hello(self, hello: Hello) -> None:
         self._note("hello", self.value(hello.extras), hello.id)
 
@@ -137,12 +162,20 @@ class Recorder:
 
     def _error(self, name: str, error: InterphoneError, *facts: Any) -> None:
         self.errors.append(error)
+        if name == "failed":
+            self.failures.append(error)
         self._note(name, *facts, type(error))
 
     def _note(self, name: str, *facts: Any) -> None:
         self.events.append((name, *facts))
         if name in self.on:
             self.on[name](*facts)
+
+
+def _said(options: msgspec.Struct) -> list[dict[str, Any]]:
+    """Options as they were said; nothing if none were."""
+    said = msgspec.to_builtins(options)
+    return [said] if said else []
 
 
 def _of(welcome: Welcome) -> dict[str, Any]:

@@ -66,6 +66,12 @@ class Dialect(Protocol):
         """Return a REQUEST with a nonce of ours."""
         ...
 
+    def call(
+        self, payload: bytes, nonce: str | int, options: dict[str, Any] | None = None
+    ) -> bytes:
+        """Return a REQUEST of the kind "call" with a nonce of ours."""
+        ...
+
     def response(self, payload: bytes, nonce: object) -> bytes:
         """Return a RESPONSE with the nonce as it came."""
         ...
@@ -134,6 +140,12 @@ class ClassicJson:
         if options:
             return self.packet(REQUEST, payload, nonce, options=options)
         return b'{"t":2,"d":%b,"n":"%b"}' % (payload, str(nonce).encode())
+
+    def call(
+        self, payload: bytes, nonce: str | int, options: dict[str, Any] | None = None
+    ) -> bytes:
+        """See `Dialect`."""
+        return self.packet(REQUEST, payload, nonce, mark="call", options=options)
 
     def response(self, payload: bytes, nonce: object) -> bytes:
         """See `Dialect`."""
@@ -229,6 +241,12 @@ class ClassicMessagePack:
         """See `Dialect`."""
         return self.packet(REQUEST, payload, nonce, options=options)
 
+    def call(
+        self, payload: bytes, nonce: str | int, options: dict[str, Any] | None = None
+    ) -> bytes:
+        """See `Dialect`."""
+        return self.packet(REQUEST, payload, nonce, mark="call", options=options)
+
     def response(self, payload: bytes, nonce: object) -> bytes:
         """See `Dialect`."""
         return self.packet(RESPONSE, payload, nonce)
@@ -264,15 +282,17 @@ class Native:
     def __init__(self, codec: MessagePack) -> None:
         self.codec: Codec = codec
         self._encode = codec.encode
+        self._max_depth = codec.max_depth
 
     def read(self, body: bytes) -> Packet | None:
         """See `Dialect`."""
-        self.codec.check(body)
+        if len(body) > self._max_depth:  # else it cannot nest deeper
+            self.codec.check(body)
         try:
             packet = _native_packet(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             raise PayloadError(f"no packet: {exc}") from exc
-        if bytes(packet.d) == UNDEFINED:
+        if len(packet.d) == 3 and bytes(packet.d) == UNDEFINED:
             packet.d = ABSENT
         return packet  # type: ignore[return-value]  # the fields of a Packet, in another order
 
@@ -287,11 +307,12 @@ class Native:
         options: dict[str, Any] | None = None,
     ) -> bytes:
         """See `Dialect`."""
-        fields: list[object] = [kind, nonce, msgspec.Raw(bytes(payload) or UNDEFINED)]
-        if failure is not None:  # what a handler put into it may have no form on the wire
-            fields += [mark, msgspec.Raw(self._encode(failure)), options]
-        elif mark or options:
-            fields += [mark, None, options]
+        if failure is None and not mark and not options:
+            encoded = _encode_native(nonce)
+            return b"\x93%c%b%b" % (kind, encoded, bytes(payload) or UNDEFINED)
+        fields: list[object] = [kind, nonce, msgspec.Raw(bytes(payload) or UNDEFINED), mark]
+        # What a handler put into a failure may have no form on the wire.
+        fields += [None if failure is None else msgspec.Raw(self._encode(failure)), options]
         return _encode_native(fields)
 
     # Hot path: one formatting each.
@@ -305,8 +326,16 @@ class Native:
     ) -> bytes:
         """See `Dialect`."""
         if options:
-            return self.packet(REQUEST, payload, nonce, options=options)
+            encoded = _encode_native(options)
+            return b"\x96\x02%b%b\xc0\xc0%b" % (_encode_native(nonce), payload, encoded)
         return b"\x93\x02%b%b" % (_encode_native(nonce), payload)
+
+    def call(
+        self, payload: bytes, nonce: str | int, options: dict[str, Any] | None = None
+    ) -> bytes:
+        """See `Dialect`."""
+        encoded = _encode_native(options)
+        return b"\x96\x02%b%b\xa4call\xc0%b" % (_encode_native(nonce), payload, encoded)
 
     def response(self, payload: bytes, nonce: object) -> bytes:
         """See `Dialect`."""

@@ -8,12 +8,43 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from ..errors import InterphoneError
-from .messages import Goodbye, Hello, Welcome
+from .messages import Goodbye, Hello, Packet, Welcome
+from .shapes import Marks, Posting, Terms
 
-__all__ = ["Counts", "Nonce", "Reactions", "Role"]
+__all__ = ["Counts", "Nonce", "Options", "Reactions", "Role", "Watch", "Way"]
+
+LONGEST = 1e9  # seconds of a deadline that is worth noting
 
 Role = Literal["client", "server"]
 Nonce = Any  # whatever the asker chose; echoed as it came
+Way = Literal["in", "out"]
+Watch = Callable[[Way, Packet, int], None]
+"""Hears of a packet: which way it goes, what it says, and the size of its body."""
+
+
+class Options(msgspec.Struct, frozen=True, gc=False):
+    """What the asker of a request says about it.
+
+    Attributes:
+        deadline: Seconds it will wait; None if it did not say.
+        progress: Whether it wants to hear how far the work is.
+    """
+
+    deadline: float | None = None
+    progress: bool = False
+
+    @classmethod
+    def read(cls, shown: object) -> Options:
+        """Read the `o` of a packet; what makes no sense there is ignored."""
+        if type(shown) is not dict:
+            return _NO_OPTIONS
+        seconds: Any = shown.get("deadline")
+        if type(seconds) not in (int, float) or not 0 < seconds < LONGEST:
+            return cls(None, shown.get("progress") is True)
+        return cls(float(seconds), shown.get("progress") is True)
+
+
+_NO_OPTIONS = Options()
 
 
 class Reactions(NamedTuple):
@@ -22,25 +53,34 @@ class Reactions(NamedTuple):
     hello: Callable[[Hello], None]
     opened: Callable[[Welcome], None]
     message: Callable[[msgspec.Raw], None]
-    request: Callable[[Nonce, msgspec.Raw, float | None], None]
+    request: Callable[[Nonce, msgspec.Raw, Options], None]
     answered: Callable[[object, msgspec.Raw], None]
     failed: Callable[[object, InterphoneError], None]
-    subscribe: Callable[[Nonce, list[str]], None]
-    unsubscribe: Callable[[Nonce, list[str]], None]
-    publish: Callable[[Nonce, str, msgspec.Raw, msgspec.Raw], None]
-    publication: Callable[[str, msgspec.Raw], None]
+    subscribe: Callable[[Nonce, list[str], Terms], None]
+    unsubscribe: Callable[[Nonce, list[str], Terms], None]
+    publish: Callable[[Nonce, str, msgspec.Raw, msgspec.Raw, Posting], None]
+    publication: Callable[[str, msgspec.Raw, Marks], None]
     goodbye: Callable[[Goodbye], None]
     unreadable: Callable[[InterphoneError], None]
     violated: Callable[[InterphoneError], None]
-    call: Callable[[Nonce, msgspec.Raw, float | None], None]
+    call: Callable[[Nonce, msgspec.Raw, Options], None]
     cancelled: Callable[[Nonce], None]
+    open: Callable[[Nonce, msgspec.Raw, Options], None]
+    item: Callable[[object, msgspec.Raw], None]
+    granted: Callable[[Nonce], None]
+    input: Callable[[Nonce, msgspec.Raw], None]
+    demanded: Callable[[object], None]
+    progress: Callable[[object, msgspec.Raw], None]
+    forget: Callable[[Nonce, str], None]
+    allowed: Callable[[int, int, int], None]
+    missed: Callable[[int, int, str], None]
 
 
 class Counts(msgspec.Struct):
     """What was dropped, and why. Nothing is dropped without being counted here.
 
     Attributes:
-        late: Answers nobody waits for any more.
+        late: Answers, and pieces of streams, that nobody waits for any more.
         illegal: Packets not legal in the state they came in.
         unknown: Well-formed frames that are no packet, or of an unknown type.
         unreadable: Frames that are not well-formed.

@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 import msgspec
 
 from ..errors import PayloadError
-from .messages import Hello, Identity
+from .messages import Hello, Identity, Room
 from .payload import Codec
 
 __all__ = [
     "chosen_dialect",
     "common_capabilities",
     "common_dialect",
+    "credit_of",
     "is_identity",
     "read",
     "write_hello",
@@ -92,6 +93,16 @@ def common_capabilities(value: object, ours: tuple[str, ...]) -> frozenset[str]:
     return frozenset(ours).intersection(
         word for word in (theirs if isinstance(theirs, list) else ()) if isinstance(word, str)
     )
+
+
+def credit_of(value: object) -> Room | None:
+    """How much the other end takes on at once, if it says so in a way that makes sense."""
+    shown = value.get("credit") if isinstance(value, dict) else None
+    try:
+        room = msgspec.convert(shown, Room)
+    except msgspec.ValidationError:
+        return None
+    return room if room.requests > 0 and room.bytes > 0 else None
 
 
 def common_dialect(value: object, ours: tuple[str, ...]) -> str:

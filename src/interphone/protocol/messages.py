@@ -3,9 +3,13 @@
 The classic packets are those of the Node packages, ``{"t", "d", "n"}``. Between two
 interphone ends, and only there, a packet has two more keys, which Node ignores:
 
-    k   the kind of a REQUEST or MESSAGE: "call", "sub", "unsub", "pub"; absent for the user's own
+    k   the kind of a REQUEST or MESSAGE: "call", "sub", "unsub", "pub", "forget"; absent for the
+        user's own
     e   a `Failure`: in a RESPONSE that is none, or the code of an END
-    o   options of a REQUEST; unknown ones are ignored
+    o   options of a REQUEST, marks of a publication; unknown ones are ignored
+
+Some packet types, too, are only spoken between two of us: CANCEL, the packets of streams
+(`streams.py`) and PROGRESS.
 
 Native packets are the same fields as a MessagePack array, in the order of `NativePacket`.
 """
@@ -28,17 +32,26 @@ from ..errors import (
     Unhandled,
     Unsupported,
 )
+from ..notes import add_notes, notes_of, text_of
 from .payload import ABSENT
 
 __all__ = [
+    "ALLOW",
     "CANCEL",
     "CAPABILITIES",
     "CONNECTION",
+    "DEMAND",
     "END",
+    "GRANT",
+    "INPUT",
+    "ITEM",
     "MESSAGE",
+    "MISSED",
     "NODE_CODES",
+    "OPEN",
     "PING",
     "PONG",
+    "PROGRESS",
     "REQUEST",
     "RESPONSE",
     "VERSION",
@@ -49,6 +62,7 @@ __all__ = [
     "Identity",
     "NativePacket",
     "Packet",
+    "Room",
     "Welcome",
     "copy_of",
     "error_of",
@@ -58,12 +72,14 @@ __all__ = [
 ]
 
 CONNECTION, MESSAGE, REQUEST, RESPONSE, PING, PONG, END = range(7)
-CANCEL = 8  # between two of us; 7 is the padding towards @isdk/ipc-server
+# Between two of us; 7 is the padding towards @isdk/ipc-server.
+CANCEL, OPEN, ITEM, GRANT, INPUT, DEMAND, PROGRESS = range(8, 15)
+ALLOW, MISSED = 20, 21  # of the capability "topics"
 
 VERSION = 1
 """Version of what two interphone ends say to each other beyond the Node wire."""
 
-CAPABILITIES: tuple[str, ...] = ()
+CAPABILITIES: tuple[str, ...] = ("errors", "streams", "progress", "topics")
 """What this end can do beyond `VERSION`; nothing of it is used unless both ends show the word."""
 
 
@@ -89,12 +105,20 @@ class NativePacket(msgspec.Struct, array_like=True, gc=False):
     o: Any = None
 
 
-class Identity(msgspec.Struct):
+class Room(msgspec.Struct, frozen=True):
+    """How many requests an end takes on at once, and how many bytes of them."""
+
+    requests: int
+    bytes: int
+
+
+class Identity(msgspec.Struct, omit_defaults=True):
     """The value of `interphone` in a CONNECTION: shows that this end is one of us."""
 
-    version: int = VERSION
-    dialects: tuple[str, ...] = ("classic",)
+    version: int
+    dialects: tuple[str, ...]
     can: tuple[str, ...] = ()  # of `CAPABILITIES`; unknown words are ignored
+    credit: Room | None = None  # what it takes on at once; None: it does not say
     dialect: str | msgspec.UnsetType = msgspec.UNSET  # in the reply: what will be spoken
 
 
@@ -147,14 +171,35 @@ class Failure(msgspec.Struct, omit_defaults=True):
         code: One of the words in `NODE_CODES`, or of END: "refused", "full", "timeout",
             "protocol-error", "too-big", "slow-consumer".
         message: A sentence for people.
-        kind: Class name of the exception, for code "failed".
-        data: Whatever the handler added.
+        kind: Class name of the exception for code "failed"; its name for code "declared".
+        data: Whatever the handler added, or the fields of a declared exception.
+        notes: What was noted on the exception; needs the capability "errors", as all below.
+        traceback: Where it was raised, from an end in debug mode.
     """
 
     code: str
     message: str = ""
     kind: str = ""
     data: Any = None
+    notes: tuple[str, ...] = ()
+    traceback: str | None = None
+
+    def plain(self) -> Failure:
+        """The same for an end without the capability "errors"."""
+        return Failure(self._plain_code, self.message, self.kind, self.data)
+
+    def lesser(self) -> tuple[Failure, ...]:
+        """The same with less and less in it, for when it cannot go over as it is."""
+        code, unsaid = self._plain_code, "an error that cannot be sent"
+        return (
+            Failure(code, self.message, self.kind),
+            Failure(code, unsaid, self.kind),
+            Failure(code, unsaid),
+        )
+
+    @property
+    def _plain_code(self) -> str:
+        return "failed" if self.code == "declared" else self.code
 
 
 NODE_CODES = {
@@ -163,7 +208,9 @@ NODE_CODES = {
     "invalid": -32602,  # JSON-RPC 2.0: invalid params
     "invalid-params": -32602,
     "failed": -32000,  # and below: the range JSON-RPC leaves to servers
+    "declared": -32000,
     "overloaded": -32001,
+    "cancelled": -32800,  # LSP: request cancelled
     "closing": -32002,
     "unsupported": -32003,
 }
@@ -177,11 +224,13 @@ _CODES: dict[str, type[InterphoneError]] = {
 }
 
 
-def failure_of(error: Exception) -> Failure:
+def failure_of(error: BaseException) -> Failure:
     """What the asker is told of an exception in a handler: never a traceback."""
+    notes = notes_of(error)
     if isinstance(error, RemoteError):
-        return Failure("failed", error.message, error.kind, error.data)
-    return Failure("failed", str(error), type(error).__name__)
+        code = "declared" if error.declared else "failed"
+        return Failure(code, error.message, error.kind, error.data, notes)
+    return Failure("failed", text_of(error), type(error).__name__, notes=notes)
 
 
 def error_of(failure: Failure) -> InterphoneError:
@@ -200,7 +249,11 @@ def error_of(failure: Failure) -> InterphoneError:
         if failure.code != "overloaded":
             error.delivery = "maybe_sent"  # it was there, and read
         return error
-    return RemoteError(failure.message, kind=failure.kind or "RemoteError", data=failure.data)
+    remote = RemoteError(failure.message, kind=failure.kind or "RemoteError", data=failure.data)
+    if failure.code == "declared":
+        remote.declared = True
+    add_notes(remote, failure.notes, failure.traceback)
+    return remote
 
 
 def read_failure(value: object) -> Failure:

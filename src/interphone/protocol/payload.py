@@ -90,13 +90,14 @@ class Json:
             encoded = _lenient_json_bytes(value)
         except Exception as exc:
             raise PayloadError(f"the value cannot be encoded: {exc}") from exc
-        check_json_depth(encoded, self.max_depth)
+        if len(encoded) > self.max_depth:  # else it cannot nest deeper
+            check_json_depth(encoded, self.max_depth)
         return encoded
 
     def decode(self, raw: Bytes, of: Any = Any) -> Any:
         """See `Codec`."""
         try:
-            return _json_decoder(of)(raw)
+            return _decode_json(raw) if of is Any else _json_decoder(of)(raw)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             if not self.lenient:
                 raise PayloadError(str(exc)) from exc
@@ -113,11 +114,15 @@ class Json:
 
     def check(self, body: bytes) -> None:
         """See `Codec`; the packet around the payload adds one level."""
-        check_json_depth(body, self.max_depth + 1)
+        if len(body) > self.max_depth:
+            check_json_depth(body, self.max_depth + 1)
 
 
 _encode_json = msgspec.json.Encoder().encode
 _json_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+_decode_json = msgspec.json.Decoder().decode
 
 
 @lru_cache(maxsize=1024)
@@ -224,13 +229,14 @@ class MessagePack:
             raise PayloadError("the value nests too deeply, or contains itself") from None
         except Exception as exc:
             raise PayloadError(f"the value cannot be encoded: {exc}") from exc
-        check_msgpack_depth(encoded, self.max_depth)
+        if len(encoded) > self.max_depth:  # else it cannot nest deeper
+            check_msgpack_depth(encoded, self.max_depth)
         return encoded
 
     def decode(self, raw: Bytes, of: Any = Any) -> Any:
         """See `Codec`."""
         try:
-            return _msgpack_decoder(of)(raw)
+            return _decode_msgpack(raw) if of is Any else _msgpack_decoder(of)(raw)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             if not self.lenient:
                 raise PayloadError(str(exc)) from exc
@@ -247,7 +253,8 @@ class MessagePack:
 
     def check(self, body: bytes) -> None:
         """See `Codec`; the packet around the payload adds one level."""
-        check_msgpack_depth(body, self.max_depth + 1)
+        if len(body) > self.max_depth:
+            check_msgpack_depth(body, self.max_depth + 1)
 
 
 _encode_msgpack = msgspec.msgpack.Encoder().encode
@@ -263,6 +270,9 @@ def _extension(code: int, data: memoryview) -> Any:
     if code == 0:  # msgpackr's undefined
         return None
     raise ValueError(f"unknown MessagePack extension {code}")
+
+
+_decode_msgpack = msgspec.msgpack.Decoder(ext_hook=_extension).decode
 
 
 def _for_node(value: object) -> Any:

@@ -25,7 +25,8 @@ exchange, and nothing is ever sniffed from a payload of one of us.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -40,29 +41,41 @@ from ..errors import (
     Refused,
     RemoteProtocolError,
     RequestTimeout,
+    Unsupported,
 )
 from ..limits import Limits
 from . import handshake, upgrade
+from .credit import Guests, Turnstile
 from .deflate import Deflate
 from .dialects import ClassicJson, ClassicMessagePack, Dialect, Native
-from .events import Counts, Nonce, Reactions, Role
+from .events import Counts, Nonce, Options, Reactions, Role, Watch
 from .heartbeat import Heartbeat
 from .messages import (
+    ALLOW,
     CANCEL,
     CAPABILITIES,
     CONNECTION,
+    DEMAND,
     END,
+    GRANT,
+    INPUT,
+    ITEM,
     MESSAGE,
+    MISSED,
     NODE_CODES,
+    OPEN,
     PING,
     PONG,
+    PROGRESS,
     REQUEST,
     RESPONSE,
+    VERSION,
     Failure,
     Goodbye,
     Hello,
     Identity,
     Packet,
+    Room,
     Welcome,
     copy_of,
     error_of,
@@ -70,18 +83,24 @@ from .messages import (
     read_failure,
 )
 from .payload import ABSENT, Json, MessagePack
-from .shapes import published, wanted
+from .shapes import Marks, Posting, Terms, allowed, missed, options_of, published, wanted
 from .states import LEGAL, State
+from .streams import Streams
+from .topics import is_pattern
 from .wire import Wire
 
 __all__ = ["Session"]
 
+T = TypeVar("T")
+
 PREAMBLE = b"IPC"
 ORPHAN = "closing orphaned connection"  # net-ipc's words for a connection that never opened
 PADDING = b'\x87{"t":7}'  # a packet of no known type
-LONGEST = 1e9  # seconds of a deadline that is worth noting
 MAX_UNREADABLE = 16  # bodies in a row that are no packet
 RESOLUTION = 0.005  # seconds between two sweeps of the pending table
+
+# Hot path: looking a member up costs 100 ns on Python 3.11.
+_OPEN, _DRAINING, _CLOSED = State.OPEN, State.DRAINING, State.CLOSED
 
 
 class Session:
@@ -92,7 +111,9 @@ class Session:
         interphone: Whether the other end has shown that it is one of us.
         native: Whether the native dialect is spoken.
         can: What both ends can do, of `messages.CAPABILITIES`.
+        credit: Requests that the other end takes on at once; None if it does not say.
         isdk: Whether the other end is @isdk/ipc-server (a client learns it from the reply).
+        streams: The streams of this connection, both ways.
         topics: Topics this end is subscribed to at the other.
         goodbye: The END that came, if one did.
         error: Why the connection ended, once it did.
@@ -116,6 +137,7 @@ class Session:
         self.state = State.OPENING
         self.interphone = False
         self.can: frozenset[str] = frozenset()
+        self.credit: Room | None = None
         self.isdk = False
         self.topics: set[str] = set()
         self.goodbye: Goodbye | None = None
@@ -133,6 +155,8 @@ class Session:
         )
         self._dialect: Dialect = ClassicJson(Json(lenient=True, max_depth=self.limits.max_depth))
         self._deflate: Deflate | None = None
+        self._put = self._wire.put
+        self._read = self._dialect.read
         self._head = bytearray()  # what came before the first frame
         self._in_head = role == "server"
         self._upgrade = ""  # the name this client asked the server to upgrade to
@@ -151,7 +175,19 @@ class Session:
             PONG: self._on_pong,
             END: self._on_end,
             CANCEL: self._on_cancel,
+            OPEN: self._on_open,
+            ITEM: self._on_item,
+            GRANT: self._on_grant,
+            INPUT: self._on_input,
+            DEMAND: self._on_demand,
+            PROGRESS: self._on_progress,
+            ALLOW: self._on_allow,
+            MISSED: self._on_missed,
         }
+        self._size = 0  # of the frame that is being dispatched
+        self._turnstile = Turnstile()
+        self._guests = Guests(self.limits.max_inflight, self.limits.max_held)
+        self.streams = Streams(self._put_piece, lambda: self.codec, self.counts)
 
     def __repr__(self) -> str:
         kind = "interphone" if self.interphone else "isdk" if self.isdk else "node"
@@ -162,7 +198,7 @@ class Session:
 
     def receive(self, data: bytes, react: Reactions) -> None:
         """Take bytes from the wire; react to what they mean, in order."""
-        if self.state is State.CLOSED:
+        if self.state is _CLOSED:
             return
         self._react = react
         try:
@@ -228,21 +264,21 @@ class Session:
         try:
             if self._deflate is not None:
                 body = self._deflate.inflate(body, self._wire.limit)
-            packet = self._dialect.read(body)
+            packet = self._read(body)
         except PayloadError as exc:
             self._on_unreadable(exc)
             return
         self._unreadable = 0
+        self._size = len(body)
+        if packet is not None and packet.t in self._legal:
+            self._packets[packet.t](packet)
+            return
         if packet is None or packet.t not in self._packets:
             self.counts.unknown += 1
-            if self.state is State.OPENING:
-                self._violate(RemoteProtocolError(ORPHAN, code="premature"))
-        elif packet.t in self._legal:
-            self._packets[packet.t](packet)
         else:
             self.counts.illegal += 1
-            if self.state is State.OPENING:
-                self._violate(RemoteProtocolError(ORPHAN, code="premature"))
+        if self.state is State.OPENING:
+            self._violate(RemoteProtocolError(ORPHAN, code="premature"))
 
     def _on_unreadable(self, error: PayloadError) -> None:
         self.counts.unreadable += 1
@@ -300,7 +336,7 @@ class Session:
             id=id,
             compress=self._compress,
             messagepack=self._messagepack,
-            identity=Identity(dialects=self._dialects, can=CAPABILITIES),
+            identity=self._identity(),
         )
         opening = self._dialect.packet(CONNECTION, hello)
         self._dialect.codec.check(opening)
@@ -323,7 +359,7 @@ class Session:
         self._hello = packet
         self.interphone = handshake.is_identity(hello.interphone)
         if self.interphone:
-            self.can = handshake.common_capabilities(hello.interphone, CAPABILITIES)
+            self._learn(hello.interphone)
             self.native = handshake.common_dialect(hello.interphone, self._dialects) == "native"
         self._compress = self._compress and bool(hello.compress) and not self.native
         self._messagepack = self._messagepack and bool(hello.messagepack) and not self.native
@@ -366,13 +402,17 @@ class Session:
             id=id,
             compress=self._compress,
             messagepack=self._messagepack,
-            identity=self._identity() if self.interphone else None,
+            identity=self._agreed() if self.interphone else None,
         )
         self._wire.put(self._dialect.packet(CONNECTION, welcome, self._hello.n))
         self._hello = None
 
     def _identity(self) -> Identity:
-        identity = Identity(dialects=self._dialects, can=CAPABILITIES)
+        room = Room(self.limits.max_inflight, self.limits.max_held)
+        return Identity(VERSION, self._dialects, can=CAPABILITIES, credit=room)
+
+    def _agreed(self) -> Identity:
+        identity = self._identity()
         if len(self._dialects) > 1:
             identity.dialect = "native" if self.native else "classic"
         return identity
@@ -381,7 +421,7 @@ class Session:
         welcome = handshake.read(self.codec, packet.d, Welcome) or Welcome()
         self.interphone = handshake.is_identity(welcome.interphone)
         if self.interphone:
-            self.can = handshake.common_capabilities(welcome.interphone, CAPABILITIES)
+            self._learn(welcome.interphone)
             self.native = handshake.chosen_dialect(welcome.interphone, self._dialects) == "native"
         self.isdk = welcome.compress is msgspec.UNSET and welcome.messagepack is msgspec.UNSET
         self._compress = self._compress and bool(welcome.compress)
@@ -391,6 +431,13 @@ class Session:
         if self.isdk:
             self._wire.pad = PADDING
         self._react.opened(welcome)
+
+    def _learn(self, shown: object) -> None:
+        """Note what the other end shows of itself."""
+        self.can = handshake.common_capabilities(shown, CAPABILITIES)
+        self.credit = handshake.credit_of(shown)
+        if self.credit is not None:
+            self._turnstile.restrict(self.credit.requests, self.credit.bytes)
 
     def _opened(self) -> None:
         """Both CONNECTION frames are plain JSON; everything after them is what was agreed."""
@@ -410,8 +457,46 @@ class Session:
             self._dialect = ClassicMessagePack(MessagePack(lenient=lenient, max_depth=depth))
         else:
             self._dialect = ClassicJson(Json(lenient=lenient, max_depth=depth))
+        self._read = self._dialect.read
         if self._compress:
             self._deflate = Deflate()
+            self._put = self._put_deflated
+
+    # Being looked at
+
+    def watch(self, watch: Watch | None) -> None:
+        """Tell `watch` of every packet from now on, before it is acted upon; None: nobody.
+
+        The connection must be open. It costs nothing while nobody watches: two functions are
+        replaced, and no packet is asked whether somebody does.
+        """
+        read = self._dialect.read
+        put = self._wire.put if self._deflate is None else self._put_deflated
+        self._read = read if watch is None else partial(self._read_watched, read, watch)
+        self._put = put if watch is None else partial(self._put_watched, put, read, watch)
+
+    def _read_watched(
+        self, read: Callable[[bytes], Packet | None], watch: Watch, body: bytes
+    ) -> Packet | None:
+        packet = read(body)
+        if packet is not None:
+            watch("in", packet, len(body))
+        return packet
+
+    def _put_watched(
+        self,
+        put: Callable[[bytes], None],
+        read: Callable[[bytes], Packet | None],
+        watch: Watch,
+        body: bytes,
+    ) -> None:
+        put(body)
+        try:
+            packet = read(body)
+        except PayloadError:  # it is not for who watches to say what may be sent
+            return
+        if packet is not None:
+            watch("out", packet, len(body))
 
     # What the other end says
 
@@ -426,18 +511,21 @@ class Session:
             if shape is None or shape.topic not in self.topics:  # not asked for: the user's data
                 self._react.message(packet.d)
                 return
-        if shape is None:
+        marks = options_of(Marks, packet.o if "topics" in self.can else None)
+        if shape is None or marks is None:
             self.counts.unknown += 1
         else:
-            self._react.publication(*shape)
+            self._react.publication(*shape, marks)
 
     def _on_request(self, packet: Packet) -> None:
-        if self.state is State.DRAINING:
+        if self.credit is not None and self._ours(packet):
+            self._guests.come(packet.n, self._size)
+        if self.state is _DRAINING:
             self.fail(packet.n, Failure("closing", "the peer is closing"))
         elif self.interphone and packet.k is None:
-            self._react.request(packet.n, packet.d, _deadline(packet.o))
+            self._react.request(packet.n, packet.d, Options.read(packet.o))
         elif self.interphone and packet.k == "call":
-            self._react.call(packet.n, packet.d, _deadline(packet.o))
+            self._react.call(packet.n, packet.d, Options.read(packet.o))
         elif self.role == "server" and self._on_subscription(packet):
             return
         elif packet.k is not None and self.interphone:
@@ -445,7 +533,7 @@ class Session:
                 packet.n, Failure("unsupported", f"no such kind of request: {packet.k!r:.75}")
             )
         else:
-            self._react.request(packet.n, packet.d, None)
+            self._react.request(packet.n, packet.d, Options())
 
     def _on_cancel(self, packet: Packet) -> None:
         if self.interphone:
@@ -453,28 +541,123 @@ class Session:
         else:
             self.counts.unknown += 1
 
+    def _on_open(self, packet: Packet) -> None:
+        if not self._ours(packet):
+            return
+        window = packet.o.get("credit") if type(packet.o) is dict else None
+        self.streams.serve(packet.n, window, self._size)
+        many, limits = len(self.streams.served), self.limits
+        if self.state is State.DRAINING:
+            self.fail(packet.n, Failure("closing", "the peer is closing"))
+        elif many > limits.max_streams or (many > 1 and self.streams.bytes > limits.max_held):
+            self.fail(packet.n, Failure("overloaded", f"{many - 1} streams are open already"))
+        else:
+            self._react.open(packet.n, packet.d, Options.read(packet.o))
+
+    def _on_item(self, packet: Packet) -> None:
+        if self._ours(packet):
+            self.streams.on_item(packet, self._react)
+
+    def _on_grant(self, packet: Packet) -> None:
+        if self._ours(packet):
+            self.streams.on_grant(packet, self._react)
+
+    def _on_input(self, packet: Packet) -> None:
+        if self._ours(packet):
+            self.streams.on_input(packet, self._react)
+
+    def _on_demand(self, packet: Packet) -> None:
+        if self._ours(packet):
+            self.streams.on_demand(packet, self._react)
+
+    def _on_progress(self, packet: Packet) -> None:
+        if self._ours(packet):
+            entry = self._wire.pending.get(packet.n)
+            if entry is None:
+                self.counts.late += 1
+            else:
+                self._react.progress(entry.token, packet.d)
+
+    def _ours(self, packet: Packet) -> bool:
+        """Whether this is from one of us, whose packets beyond Node's have a nonce like ours."""
+        if not self.interphone:
+            self.counts.unknown += 1
+            return False
+        if type(packet.n) is not self._wire.kind_of_nonce:
+            raise RemoteProtocolError(f"no nonce of a stream or request: {packet.n!r:.75}")
+        return True
+
     def _on_subscription(self, packet: Packet) -> bool:
-        """React to sub, unsub and pub; False if the request is the user's own.
+        """React to sub, unsub, pub and forget; False if the request is the user's own.
 
         Node says no more than how it looks; one of us has said what it means.
         """
         publication = published(self.codec, packet.d)
         if publication is not None and (not self.interphone or packet.k == "pub"):
-            self._react.publish(packet.n, *publication, packet.d)
+            posting = self._options_of(Posting, packet)
+            if posting is not None:
+                self._react.publish(packet.n, *publication, packet.d, posting)
+            return True
+        if self.interphone and packet.k == "forget" and "topics" in self.can:
+            self._on_forget(packet)
             return True
         wish = wanted(self.codec, packet.d)
         if wish is None or (self.interphone and packet.k != wish.kind):
             return False
-        react = self._react.subscribe if wish.kind == "sub" else self._react.unsubscribe
-        react(packet.n, wish.topics)
+        terms = self._options_of(Terms, packet)
+        if terms is not None:
+            react = self._react.subscribe if wish.kind == "sub" else self._react.unsubscribe
+            react(packet.n, wish.topics, terms)
         return True
+
+    def _options_of(self, of: type[T], packet: Packet) -> T | None:
+        """Read the options of a request; None, and it is answered, if they cannot be read."""
+        options = options_of(of, packet.o if "topics" in self.can else None)
+        if options is None:
+            self.fail(packet.n, Failure("invalid", f"the options of {packet.k} cannot be read"))
+        return options
+
+    def _on_forget(self, packet: Packet) -> None:
+        try:
+            topic = self.codec.decode(packet.d, str)
+        except PayloadError as exc:
+            self.fail(packet.n, Failure("invalid", f"no topic: {exc}"))
+        else:
+            self._react.forget(packet.n, topic)
+
+    def _on_allow(self, packet: Packet) -> None:
+        self._on_pair(packet, "server", allowed(self.codec, packet.d), self._react.allowed)
+
+    def _on_missed(self, packet: Packet) -> None:
+        self._on_pair(packet, "client", missed(self.codec, packet.d), self._react.missed)
+
+    def _on_pair(
+        self, packet: Packet, role: Role, pair: tuple[Any, Any] | None, react: Callable[..., None]
+    ) -> None:
+        """React to what is said of the subscription `n`."""
+        if "topics" not in self.can or self.role != role:
+            self.counts.unknown += 1
+        elif pair is None or type(packet.n) is not int or packet.n < 1:
+            self._violate(RemoteProtocolError(f"a packet of type {packet.t} that is none"))
+        else:
+            react(packet.n, *pair)
 
     def _on_response(self, packet: Packet) -> None:
         entry = self._wire.settle(packet.n, RESPONSE)
+        failure = None
+        if self.interphone:
+            if packet.e is not None:
+                failure = read_failure(packet.e)
+            if type(packet.n) is self._wire.kind_of_nonce:  # else it is none of ours
+                if self.streams.asked:
+                    self.streams.asked.pop(packet.n, None)
+                for body in self._turnstile.leave(packet.n):
+                    self._put(body)
         if entry is None:
-            self.counts.late += 1
-        elif self.interphone and packet.e is not None:
-            self._react.failed(entry.token, error_of(read_failure(packet.e)))
+            if failure is None or failure.code != "cancelled":  # we asked for that one
+                self.counts.late += 1
+        elif failure is not None:
+            self._react.failed(entry.token, error_of(failure))
         else:
             self._react.answered(entry.token, packet.d)
 
@@ -558,40 +741,87 @@ class Session:
         """Ask something."""
         self._require_open()
         nonce = self._ask(token, now, timeout, RESPONSE)
-        return self._put_request(
-            nonce, self._dialect.request(payload, nonce, self._options(timeout))
-        )
+        options = None if timeout is None else self._options(timeout)
+        return self._put_request(nonce, self._dialect.request(payload, nonce, options))
 
     def call(
-        self, payload: bytes, token: object, *, now: float = 0.0, timeout: float | None = None
+        self,
+        payload: bytes,
+        token: object,
+        *,
+        now: float = 0.0,
+        timeout: float | None = None,
+        progress: bool = False,
     ) -> Nonce:
         """Ask for a method: the payload is ``{"method", "params", "named"}``.
 
         A Node end gets it as a JSON-RPC 2.0 envelope would be read: as a plain request.
         """
-        return self._put_marked("call", payload, token, now, timeout)
+        self._require_open()
+        nonce = self._ask(token, now, timeout, RESPONSE)
+        options = self._options(timeout, progress=progress)
+        write = self._dialect.call if self.interphone else self._dialect.request
+        return self._put_request(nonce, write(payload, nonce, options))
 
-    def _options(self, timeout: float | None) -> dict[str, Any] | None:
-        """What rides along with a request: how long its asker will wait."""
-        return {"deadline": timeout} if timeout is not None and self.interphone else None
+    def open_stream(
+        self,
+        payload: bytes,
+        token: object,
+        *,
+        window: int,
+        now: float = 0.0,
+        timeout: float | None = None,
+    ) -> Nonce:
+        """Ask for a method whose answer or question comes piece by piece; as `call`.
+
+        At most `window` units of credit are under way towards us; see `streams`.
+        """
+        self._require_open()
+        nonce = self._ask(token, now, timeout, RESPONSE)
+        options = {"credit": window} | (self._options(timeout) or {})
+        self._put_asking(nonce, self._dialect.packet(OPEN, payload, nonce, options=options))
+        self.streams.ask(nonce, token, window)
+        return nonce
+
+    def report_progress(self, nonce: Nonce, payload: bytes) -> None:
+        """Tell the asker of a request how far the work is."""
+        if self.state in (State.OPEN, State.DRAINING):
+            self._put(self._dialect.packet(PROGRESS, payload, nonce))
+
+    def _options(self, timeout: float | None, *, progress: bool = False) -> dict[str, Any] | None:
+        """What rides along with a request: how long its asker will wait, what else it wants."""
+        if not self.interphone or (timeout is None and not progress):
+            return None
+        options: dict[str, Any] = {} if timeout is None else {"deadline": timeout}
+        if progress:
+            options["progress"] = True
+        return options
 
     def ping(self, token: object, *, now: float = 0.0, timeout: float | None = None) -> Nonce:
         """Ask for a sign of life."""
         self._require_open()
         nonce = self._ask(token, now, timeout, PONG)
-        return self._put_request(nonce, self._dialect.packet(PING, ABSENT, nonce))
+        return self._put_asking(nonce, self._dialect.packet(PING, ABSENT, nonce))
 
     def subscribe(
         self,
         topics: Iterable[str],
         token: object,
         *,
+        terms: Terms = Terms(),  # noqa: B008  it is frozen
         now: float = 0.0,
         timeout: float | None = None,
     ) -> Nonce:
-        """Ask the server for publications on these topics."""
+        """Ask the server for publications on these topics or patterns.
+
+        Raises:
+            Unsupported: The server does not understand the terms, or patterns.
+        """
         names = list(topics)
-        nonce = self._put_marked("sub", self._names("sub", names), token, now, timeout)
+        if any(map(is_pattern, names)):
+            self._require_topics("topic patterns")
+        payload = self._names("sub", names)
+        nonce = self._put_marked("sub", payload, token, now, timeout, self._said(terms))
         self.topics.update(names)
         return nonce
 
@@ -600,12 +830,14 @@ class Session:
         topics: Iterable[str],
         token: object,
         *,
+        terms: Terms = Terms(),  # noqa: B008  it is frozen
         now: float = 0.0,
         timeout: float | None = None,
     ) -> Nonce:
         """Ask the server to send them no more."""
         names = list(topics)
-        nonce = self._put_marked("unsub", self._names("unsub", names), token, now, timeout)
+        payload = self._names("unsub", names)
+        nonce = self._put_marked("unsub", payload, token, now, timeout, self._said(terms))
         self.topics.difference_update(names)
         return nonce
 
@@ -619,35 +851,85 @@ class Session:
         payload: bytes,
         token: object,
         *,
+        posting: Posting = Posting(),  # noqa: B008  it is frozen
         now: float = 0.0,
         timeout: float | None = None,
     ) -> Nonce:
-        """Ask the server to publish; the payload is encoded already."""
-        return self._put_marked(
-            "pub", self._dialect.publication(topic, payload), token, now, timeout
-        )
+        """Ask the server to publish; the payload is encoded already.
+
+        Raises:
+            Unsupported: The server does not understand how it is meant.
+        """
+        value = self._dialect.publication(topic, payload)
+        return self._put_marked("pub", value, token, now, timeout, self._said(posting))
+
+    def ask_to_forget(
+        self, topic: str, token: object, *, now: float = 0.0, timeout: float | None = None
+    ) -> Nonce:
+        """Ask the server to forget the last value of a topic."""
+        self._require_topics("last values")
+        return self._put_marked("forget", self.codec.encode(topic), token, now, timeout)
+
+    def allow(self, id: int, items: int, size: int) -> None:
+        """Let the server send a subscription so many publications and bytes more."""
+        self._tell(ALLOW, id, (items, size))
+
+    def miss(self, id: int, count: int, topic: str) -> None:
+        """Tell a subscription that it missed so many publications, the first on this topic."""
+        self._tell(MISSED, id, (count, topic))
+
+    def _tell(self, kind: int, id: int, facts: tuple[object, object]) -> None:
+        self._require_topics("packets about a subscription")
+        self._put(self._dialect.packet(kind, self.codec.encode(facts), id))
+
+    def _said(self, options: Terms | Posting) -> dict[str, Any] | None:
+        """What is to be said of a subscription or publication."""
+        said: dict[str, Any] = msgspec.to_builtins(options)
+        if said:
+            self._require_topics(", ".join(said))
+        return said or None
+
+    def _require_topics(self, what: str) -> None:
+        self._require_open()
+        if "topics" not in self.can:
+            raise Unsupported(f"the other end does not know of {what}")
 
     def _put_marked(
-        self, kind: str, payload: bytes, token: object, now: float, timeout: float | None
+        self,
+        kind: str,
+        payload: bytes,
+        token: object,
+        now: float,
+        timeout: float | None,
+        options: dict[str, Any] | None = None,
     ) -> Nonce:
         self._require_open()
         nonce = self._ask(token, now, timeout, RESPONSE)
         mark = kind if self.interphone else None
-        options = self._options(timeout) if kind == "call" else None
         body = self._dialect.packet(REQUEST, payload, nonce, mark=mark, options=options)
         return self._put_request(nonce, body)
 
     def publication(
-        self, topic: str, payload: bytes | msgspec.Raw, whole: msgspec.Raw | None = None
+        self,
+        topic: str,
+        payload: bytes | msgspec.Raw,
+        whole: msgspec.Raw | None = None,
+        marks: Marks = Marks(),  # noqa: B008  it is frozen
     ) -> bytes:
         """Return the body that delivers a publication in this session's flavour.
 
         `whole` is the object a Node publisher sent: Node subscribers get all its keys.
+        Only an end that can do "topics" may be sent `marks`.
         """
         value = (
             self._dialect.publication(topic, payload) if whole is None or self.interphone else whole
         )
-        return self._dialect.packet(MESSAGE, value, mark="pub" if self.interphone else None)
+        return self._dialect.packet(
+            MESSAGE,
+            value,
+            mark="pub" if self.interphone else None,
+            options=msgspec.to_builtins(marks),
+        )
 
     def message_body(self, payload: bytes) -> bytes:
         """Return the body of a message in this session's flavour."""
@@ -664,17 +946,23 @@ class Session:
         Raises:
             MessageTooBig: The answer is over the limit; nothing was sent.
         """
-        if self.state in (State.OPEN, State.DRAINING):
-            self._put(self._dialect.response(payload, nonce))
-        else:
+        if self.state is not _OPEN and self.state is not _DRAINING:
             self.counts.unsendable += 1
+            return
+        self._put(self._dialect.response(payload, nonce))
+        if self.streams.served:
+            self._served(nonce)
+        elif self.credit is not None:
+            self._guests.leave(nonce)
 
-    def fail(self, nonce: Nonce, failure: Failure, *, id: msgspec.Raw = ABSENT) -> None:
+    def fail(self, nonce: Nonce, failure: Failure, *, id: object = ABSENT) -> None:
         """Answer a request that has no result; `id` is that of a Node asker's envelope."""
-        if self.state not in (State.OPEN, State.DRAINING):
+        if not self.answering:
             self.counts.unsendable += 1
         elif self.interphone:
-            self._put(self._dialect.packet(RESPONSE, ABSENT, nonce, failure=failure))
+            told = failure if "errors" in self.can else failure.plain()
+            self._put(self._dialect.packet(RESPONSE, ABSENT, nonce, failure=told))
+            self._served(nonce)
         else:
             error = {
                 "code": NODE_CODES[failure.code],
@@ -683,8 +971,19 @@ class Session:
             }
             if failure.data is None:
                 del error["data"]
-            answer = {"jsonrpc": "2.0", "error": error} | ({"id": id} if id else {})
+            answer = {"jsonrpc": "2.0", "error": error} | ({} if id is ABSENT else {"id": id})
             self._put(self._dialect.packet(RESPONSE, self.codec.encode(answer), nonce))
+            self._served(nonce)
+
+    def _served(self, nonce: Nonce) -> None:
+        """Note that a request or stream of the other end was answered."""
+        if not self.streams.answered(nonce) and self.credit is not None:
+            self._guests.leave(nonce)
+
+    @property
+    def answering(self) -> bool:
+        """Whether an answer can still be sent."""
+        return self.state is _OPEN or self.state is _DRAINING
 
     def forget(self, nonce: Nonce) -> None:
         """Nobody waits for this answer any more: one of us is told to stop.
@@ -694,10 +993,14 @@ class Session:
         if self._wire.pending.pop(nonce, None) is not None:
             self._cancel(nonce)
 
-    def _cancel(self, nonce: Nonce) -> None:
-        """Tell the other end that nobody waits for this answer any more."""
-        if self.interphone and self.state in (State.OPEN, State.DRAINING):
+    def _cancel(self, nonce: Nonce) -> bool:
+        """Tell the other end that nobody waits for this answer; False if it was never asked."""
+        self.streams.asked.pop(nonce, None)
+        if self._turnstile.withdraw(nonce):
+            return False
+        if self.interphone and self.answering:
             self._put(self._dialect.packet(CANCEL, ABSENT, nonce))
+        return True
 
     def drain(self, reason: Any, react: Reactions) -> None:
         """Take no new requests, and fail our own: the first half of a goodbye."""
@@ -731,21 +1034,32 @@ class Session:
             if reason is not None:  # rather without a reason than not at all
                 self._put_end(None, code=code, reconnect=reconnect)
 
-    def _put(self, body: bytes) -> None:
-        if self._deflate is not None:
-            body = self._deflate.compress(body, self._wire.limit)
-        self._wire.put(body)
+    def _put_deflated(self, body: bytes) -> None:
+        assert self._deflate is not None  # it was agreed
+        self._wire.put(self._deflate.compress(body, self._wire.limit))
+
+    def _put_piece(self, kind: int, payload: bytes, nonce: Nonce) -> None:
+        if self.answering:
+            self._put(self._dialect.packet(kind, payload, nonce))
 
     def _put_request(self, nonce: Nonce, body: bytes) -> Nonce:
+        """Queue a request, or hold it until there is credit."""
+        if len(body) > self._wire.limit or self._turnstile.enter(nonce, body):
+            self._put_asking(nonce, body)
+        return nonce
+
+    def _put_asking(self, nonce: Nonce, body: bytes) -> Nonce:
         try:
             self._put(body)
         except MessageTooBig:
             del self._wire.pending[nonce]
+            for held in self._turnstile.leave(nonce):
+                self._put(held)
             raise
         return nonce
 
     def _require_open(self) -> None:
-        if self.state is State.OPEN:
+        if self.state is _OPEN:
             return
         if self.state is State.OPENING:
             raise LocalProtocolError("the connection is not open yet")
@@ -794,9 +1108,10 @@ class Session:
             expired = pending.pop(nonce, None)
             if expired is not None:
                 assert expired.timeout is not None  # it had a deadline
-                if expired.answer == RESPONSE:
-                    self._cancel(nonce)
-                self._react.failed(expired.token, RequestTimeout(expired.timeout))
+                error = RequestTimeout(expired.timeout)
+                if expired.answer == RESPONSE and not self._cancel(nonce):
+                    error.delivery = "not_sent"
+                self._react.failed(expired.token, error)
 
     def _beat(self, now: float) -> None:
         verdict = self._heartbeat.look(now, reading=not self._wire.stopped)
@@ -808,17 +1123,13 @@ class Session:
 
     def _fail_pending(self, react: Reactions) -> None:
         error = self.error or ConnectionLost()
-        pending = list(self._wire.pending.values())
+        pending = dict(self._wire.pending)
         self._wire.pending.clear()
+        self.streams.asked.clear()
         self._pending_due = None
         self._note_due()
-        for entry in pending:
-            react.failed(entry.token, copy_of(error))
-
-
-def _deadline(options: object) -> float | None:
-    """Seconds the asker will wait, if it said so."""
-    seconds = options.get("deadline") if isinstance(options, dict) else None
-    if not isinstance(seconds, int | float) or not 0 < seconds < LONGEST:
-        return None
-    return float(seconds)
+        for nonce, entry in pending.items():
+            failed = copy_of(error)
+            if self._turnstile.withdraw(nonce):
+                failed.delivery = "not_sent"
+            react.failed(entry.token, failed)

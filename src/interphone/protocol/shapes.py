@@ -3,36 +3,66 @@
 The Node packages have no packet types for them: an object with the member `pub` is a
 publication, one whose only member is `sub` or `unsub` a subscription. Whether an object
 that looks like one is meant to be one is for the Session to say.
+
+Between two ends of ours that can do "topics" there is more to say about each: `Terms` of a
+subscription, a `Posting` of a publication, `Marks` on its way to a subscriber.
 """
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from ..errors import PayloadError
 from .payload import ABSENT, Codec
 
-__all__ = ["Envelope", "Published", "Wanted", "enveloped", "published", "wanted"]
+__all__ = [
+    "Ack",
+    "Envelope",
+    "Marks",
+    "Posting",
+    "Published",
+    "Terms",
+    "Wanted",
+    "allowed",
+    "cancelled",
+    "enveloped",
+    "missed",
+    "options_of",
+    "published",
+    "wanted",
+]
+
+T = TypeVar("T")
+
+Ack = Literal["queued", "delivered"]
+LARGEST = 2**53 - 1  # of the integers every JSON reader keeps exactly
+Natural = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
+Id = Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
 
 RPC_HINT = re.compile(rb"jsonrpc")
+CANCEL_HINT = re.compile(rb"\$/cancelRequest")
 HINT = re.compile(rb'"?(?:pub|sub|unsub)')  # in either codec; decided by decoding
 
 
 class Envelope(NamedTuple):
-    """A JSON-RPC 2.0 request, as Node programs call methods by a plain request."""
+    """A JSON-RPC 2.0 request, as Node programs call methods by a plain request.
+
+    Attributes:
+        id: What it is known by, decoded; `ABSENT` if it has none.
+    """
 
     method: str
     params: msgspec.Raw
     named: msgspec.Raw
-    id: msgspec.Raw
+    id: object
 
     def result(self, value: object) -> dict[str, object]:
         """Return the envelope of the answer."""
         answer = {"jsonrpc": "2.0", "result": value}
-        return answer | {"id": self.id} if self.id else answer
+        return answer if self.id is ABSENT else answer | {"id": self.id}
 
 
 class Published(NamedTuple):
@@ -47,6 +77,75 @@ class Wanted(NamedTuple):
 
     kind: str
     topics: list[str]
+
+
+class Terms(msgspec.Struct, omit_defaults=True, frozen=True):
+    """How a subscription is meant: options of sub and unsub.
+
+    Attributes:
+        id: Which of the client's subscriptions it is; 0 where the client does not say.
+        group: The queue group it belongs to.
+        credit: Publications and bytes it may be sent before it grants more; None: any.
+    """
+
+    id: Natural = 0
+    group: str | None = None
+    credit: tuple[Natural, Natural] | None = None
+
+
+class Posting(msgspec.Struct, omit_defaults=True, frozen=True):
+    """How a publication is meant: options of pub.
+
+    Attributes:
+        ack: When it is answered: once it is queued for everybody, or once it has left.
+        retain: Whether the server keeps it for subscriptions to come.
+        deadline: Seconds its publisher waits; None: it does not say.
+    """
+
+    ack: Ack = "queued"
+    retain: bool = False
+    deadline: Annotated[float, msgspec.Meta(gt=0)] | None = None
+
+
+class Marks(msgspec.Struct, omit_defaults=True, frozen=True):
+    """What is said of a publication to its subscriber.
+
+    Attributes:
+        to: Ids of the subscriptions it is for; none: all that match.
+        retained: Whether it was published before they began.
+    """
+
+    to: tuple[Id, ...] = ()
+    retained: bool = False
+
+
+def options_of(of: type[T], options: Any) -> T | None:
+    """Read the `o` of a packet as an `of`; None if it cannot be read as one."""
+    if options is None:
+        return of()
+    try:
+        return msgspec.convert(options, of)
+    except msgspec.ValidationError:
+        return None
+
+
+def allowed(codec: Codec, payload: msgspec.Raw) -> tuple[int, int] | None:
+    """Read an ALLOW: publications and bytes; None if it is none."""
+    pair: tuple[int, int] | None = _pair(codec, payload, tuple[Natural, Natural])
+    return pair
+
+
+def missed(codec: Codec, payload: msgspec.Raw) -> tuple[int, str] | None:
+    """Read a MISSED: how many publications, and the topic of the first; None if it is none."""
+    pair: tuple[int, str] | None = _pair(codec, payload, tuple[Id, str])
+    return pair
+
+
+def _pair(codec: Codec, payload: msgspec.Raw, of: Any) -> Any:
+    try:
+        return codec.decode(payload, of)
+    except PayloadError:
+        return None
 
 
 def published(codec: Codec, payload: msgspec.Raw) -> Published | None:
@@ -82,9 +181,21 @@ def enveloped(codec: Codec, payload: msgspec.Raw) -> Envelope | None:
         return None
     params = members.get("params", ABSENT)
     named = isinstance(_decoded(codec, params), dict)
-    return Envelope(
-        method, ABSENT if named else params, params if named else ABSENT, members.get("id", ABSENT)
-    )
+    id = _decoded(codec, members["id"]) if "id" in members else ABSENT
+    return Envelope(method, ABSENT if named else params, params if named else ABSENT, id)
+
+
+def cancelled(codec: Codec, payload: msgspec.Raw) -> object:
+    """Read the id in a ``$/cancelRequest`` of the Language Server Protocol; None if it is none."""
+    if CANCEL_HINT.search(payload) is None:
+        return None
+    try:
+        members = codec.members(payload)
+        if _decoded(codec, members.get("method", ABSENT)) != "$/cancelRequest":
+            return None
+        return _decoded(codec, codec.members(members.get("params", ABSENT)).get("id", ABSENT))
+    except PayloadError:
+        return None
 
 
 def _members(codec: Codec, payload: msgspec.Raw) -> dict[str, msgspec.Raw]:

@@ -16,7 +16,24 @@ from __future__ import annotations
 
 from enum import Enum
 
-from .messages import CANCEL, CONNECTION, END, MESSAGE, PING, PONG, REQUEST, RESPONSE
+from .messages import (
+    ALLOW,
+    CANCEL,
+    CONNECTION,
+    DEMAND,
+    END,
+    GRANT,
+    INPUT,
+    ITEM,
+    MESSAGE,
+    MISSED,
+    OPEN,
+    PING,
+    PONG,
+    PROGRESS,
+    REQUEST,
+    RESPONSE,
+)
 
 __all__ = ["LEGAL", "State"]
 
@@ -31,10 +48,15 @@ class State(Enum):
     CLOSED = "closed"
 
 
+_STREAMS = {OPEN, ITEM, GRANT, INPUT, DEMAND}
+_SPOKEN = frozenset(
+    {MESSAGE, REQUEST, RESPONSE, PING, PONG, CANCEL, PROGRESS, ALLOW, MISSED, *_STREAMS}
+)
+
 LEGAL: dict[State, frozenset[int]] = {
     State.OPENING: frozenset({CONNECTION, END}),
-    State.OPEN: frozenset({MESSAGE, REQUEST, RESPONSE, PING, PONG, CANCEL, END}),
-    State.DRAINING: frozenset({MESSAGE, REQUEST, RESPONSE, PING, PONG, CANCEL, END}),
+    State.OPEN: _SPOKEN | {END},
+    State.DRAINING: _SPOKEN | {END},
     State.CLOSING: frozenset({END}),
     State.CLOSED: frozenset(),
 }

@@ -1,17 +1,23 @@
 """Topics: names that publications are filed under, and who gets them.
 
+A topic consists of levels, separated by dots. A subscription may name a pattern: in it a
+level ``*`` stands for exactly one level, and ``>``, at the end, for one or more. A star
+within a longer level is a star.
+
 `Topics` is the index from topic to subscribers. It is keyed by the subscriber object
-itself (a connection, a subscription), never by an id, so nobody can subscribe or
-unsubscribe for somebody else.
+itself, never by an id, so nobody can subscribe or unsubscribe for somebody else. Exact
+names are in a dictionary; patterns are in a tree of their levels, so that a publication
+meets only those patterns that begin as it does.
 """
 
 from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-__all__ = ["MAX_TOPIC", "Topics", "topic_fault"]
+__all__ = ["MAX_TOPIC", "Topics", "is_pattern", "matches", "pattern_fault", "topic_fault"]
 
 MAX_TOPIC = 255  # bytes of UTF-8
+ONE, REST = "*", ">"
 
 S = TypeVar("S")
 
@@ -29,6 +35,51 @@ def topic_fault(topic: str) -> str | None:
     return None
 
 
+def pattern_fault(pattern: str) -> str | None:
+    """Say what is wrong with a topic or pattern to subscribe to, or None if it may be used."""
+    if REST in pattern.split(".")[:-1]:
+        return f"the pattern {pattern[:75]!r} has a level {REST!r} before its end"
+    return topic_fault(pattern)
+
+
+def is_pattern(topic: str) -> bool:
+    """Whether a level of the name is a wildcard."""
+    levels = topic.split(".")
+    return ONE in levels or REST in levels
+
+
+def matches(pattern: str, topic: str) -> bool:
+    """Whether a publication on `topic` is for who subscribed to `pattern`."""
+    wanted, levels = pattern.split("."), topic.split(".")
+    if wanted[-1] == REST:
+        wanted.pop()
+        if len(levels) <= len(wanted):
+            return False
+    elif len(levels) != len(wanted):
+        return False
+    return all(want in (ONE, level) for want, level in zip(wanted, levels, strict=False))
+
+
+class _Node(Generic[S]):
+    """A level of the patterns.
+
+    Attributes:
+        below: The next level, by what it says; `ONE` is what a star says.
+        here: Who subscribed to the pattern that ends here.
+        rest: Who subscribed to it with a `REST` behind.
+    """
+
+    __slots__ = ("below", "here", "rest")
+
+    def __init__(self) -> None:
+        self.below: dict[str, _Node[S]] = {}
+        self.here: dict[S, None] = {}
+        self.rest: dict[S, None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.below or self.here or self.rest)
+
+
 class Topics(Generic[S]):
     """Which subscribers want which topic.
 
@@ -37,34 +88,56 @@ class Topics(Generic[S]):
     """
 
     def __init__(self) -> None:
-        self._subscribers: dict[str, dict[S, None]] = {}
+        self._holders: dict[str, dict[S, None]] = {}  # by the very name they gave
+        self._exact: dict[str, dict[S, None]] = {}
+        self._patterns: _Node[S] = _Node()
         self._topics: dict[S, dict[str, None]] = {}
         self.total = 0
 
-    def add(self, subscriber: S, topic: str) -> bool:
-        """Subscribe; False if that was so already."""
-        subscribers = self._subscribers.setdefault(topic, {})
-        if subscriber in subscribers:
+    def add(self, subscriber: S, topic: str, *, exact: bool = False) -> bool:
+        """Subscribe; False if that was so already. `exact` takes stars for plain stars."""
+        holders = self._holders.setdefault(topic, {})
+        if subscriber in holders:
             return False
-        subscribers[subscriber] = None
+        holders[subscriber] = None
         self._topics.setdefault(subscriber, {})[topic] = None
         self.total += 1
+        if exact or not is_pattern(topic):
+            self._exact.setdefault(topic, {})[subscriber] = None
+        else:
+            self._add_pattern(subscriber, topic.split("."))
         return True
+
+    def _add_pattern(self, subscriber: S, levels: list[str]) -> None:
+        node = self._patterns
+        rest = levels[-1] == REST
+        for level in levels[:-1] if rest else levels:
+            node = node.below.setdefault(level, _Node())
+        (node.rest if rest else node.here)[subscriber] = None
 
     def remove(self, subscriber: S, topic: str) -> bool:
         """Unsubscribe; False if it was not subscribed."""
-        subscribers = self._subscribers.get(topic)
-        if subscribers is None or subscriber not in subscribers:
+        holders = self._holders.get(topic)
+        if holders is None or subscriber not in holders:
             return False
-        del subscribers[subscriber]
-        if not subscribers:
-            del self._subscribers[topic]
-        topics = self._topics[subscriber]
-        del topics[topic]
-        if not topics:
-            del self._topics[subscriber]
+        _discard(self._holders, topic, subscriber)
+        _discard(self._topics, subscriber, topic)
         self.total -= 1
+        if subscriber in self._exact.get(topic, ()):
+            _discard(self._exact, topic, subscriber)
+        else:
+            self._remove_pattern(subscriber, topic.split("."))
         return True
+
+    def _remove_pattern(self, subscriber: S, levels: list[str]) -> None:
+        rest = levels[-1] == REST
+        path = [self._patterns]
+        for level in levels[:-1] if rest else levels:
+            path.append(path[-1].below[level])
+        del (path[-1].rest if rest else path[-1].here)[subscriber]
+        while len(path) > 1 and not path[-1]:  # what leads nowhere any more
+            path.pop()
+            del path[-1].below[levels[len(path) - 1]]
 
     def drop(self, subscriber: S) -> tuple[str, ...]:
         """Remove the subscriber altogether; return the topics it had."""
@@ -74,13 +147,51 @@ class Topics(Generic[S]):
         return topics
 
     def of(self, subscriber: S) -> tuple[str, ...]:
-        """The topics of one subscriber."""
+        """The topics and patterns of one subscriber."""
         return tuple(self._topics.get(subscriber, ()))
 
+    def subscribers(self) -> tuple[S, ...]:
+        """Everybody who wants anything."""
+        return tuple(self._topics)
+
     def names(self) -> tuple[str, ...]:
-        """Every topic somebody wants."""
-        return tuple(self._subscribers)
+        """Every topic and pattern somebody wants."""
+        return tuple(self._holders)
+
+    def holders(self, topic: str) -> tuple[S, ...]:
+        """The subscribers that gave this very topic or pattern."""
+        return tuple(self._holders.get(topic, ()))
 
     def matching(self, topic: str) -> tuple[S, ...]:
-        """The subscribers a publication on `topic` goes to."""
-        return tuple(self._subscribers.get(topic, ()))
+        """The subscribers a publication on `topic` goes to, each once."""
+        exact = self._exact.get(topic, {})
+        if not self._patterns:
+            return tuple(exact)
+        found = dict(exact)
+        nodes, levels = [self._patterns], topic.split(".")
+        for level in levels:
+            below: list[_Node[S]] = []
+            for node in nodes:
+                found |= node.rest
+                if level in node.below:
+                    below.append(node.below[level])
+                if ONE in node.below and level != ONE:
+                    below.append(node.below[ONE])
+            nodes = below
+            if not nodes:
+                break
+        for node in nodes:
+            found |= node.here
+        return tuple(found)
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _discard(table: dict[K, dict[V, None]], key: K, value: V) -> None:
+    """Remove an entry, and what is empty without it."""
+    values = table[key]
+    del values[value]
+    if not values:
+        del table[key]

@@ -11,7 +11,8 @@ it knows what a body means.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
 
 from ..errors import MessageTooBig, Overloaded, RemoteProtocolError
 
@@ -32,7 +33,7 @@ def tag(size: int) -> bytes:
 _TAGS = [tag(size) for size in range(_SHORT_TAGS)]
 
 
-class Pending(NamedTuple):
+class Pending(msgspec.Struct, gc=False):
     """A request of ours that waits: what to give back, until when, and for which answer."""
 
     token: object
@@ -170,7 +171,7 @@ class Wire:
         if len(self.pending) >= self.max_pending:
             raise Overloaded(f"{self.max_pending} requests are waiting for an answer")
         self._next += 1
-        nonce = self.kind_of_nonce(self._next)
+        nonce = self._next if self.kind_of_nonce is int else str(self._next)
         self.pending[nonce] = Pending(token, deadline, timeout, answer)
         return nonce
 

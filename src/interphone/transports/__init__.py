@@ -30,7 +30,17 @@ import msgspec
 from ..address import Address, MemoryAddress, PipeAddress, TcpAddress, UnixAddress
 from ..errors import Unsupported
 
-__all__ = ["Credentials", "Factory", "Listener", "WriteGate", "connect", "hung_up", "listen"]
+__all__ = [
+    "Credentials",
+    "Factory",
+    "Listener",
+    "WriteGate",
+    "connect",
+    "hung_up",
+    "listen",
+    "own_credentials",
+    "same_owner",
+]
 
 HIGH_MARK = 64 * 1024
 
@@ -220,6 +230,14 @@ def own_credentials() -> Credentials:
 
         return Credentials(None, os.getpid(), sid=windows.own_sid())
     return Credentials(os.geteuid(), os.getpid(), os.getegid())
+
+
+def same_owner(transport: asyncio.BaseTransport) -> bool:
+    """Tell whether the other end certainly runs as the user that this process runs as."""
+    if transport.get_extra_info("same_process"):
+        return True
+    own, other = own_credentials(), transport.get_extra_info("credentials")
+    return isinstance(other, Credentials) and (other.uid, other.sid) == (own.uid, own.sid)
 
 
 def _check_tls(address: Address, tls: ssl.SSLContext | None) -> None:

@@ -88,7 +88,7 @@ class MemoryTransport(asyncio.Transport):
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__({"credentials": own_credentials(), "peername": ""})
+        super().__init__({"credentials": own_credentials(), "peername": "", "same_process": True})
         self._loop = loop
         self._state = OPEN
         self._protocol: asyncio.BufferedProtocol | None = None

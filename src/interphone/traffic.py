@@ -1,0 +1,238 @@
+"""Traffic: how publications go down the lanes of their subscribers.
+
+A publication is encoded once for each flavour of connection, and queued for every
+subscriber before anything waits. Then the publisher waits for slow subscribers, 10 ms at
+most, so that it does not run ahead of those who merely need a moment; one that took
+nothing in that time is not waited for again until it has caught up. Only a subscription
+that says so itself (``overflow="block"``) is waited for longer, as long as the publisher
+likes. Nobody waits for anybody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from time import get_clock_info
+from typing import NamedTuple
+
+from .errors import InterphoneError
+from .lanes import Item, Lane, OwnLane, Parked, PeerLane, Tally
+from .peer import Peer
+from .protocol.topics import Topics, matches
+
+__all__ = ["Traffic"]
+
+LONGEST = 1e9  # seconds of a timeout that a clock can hold
+# Seconds a publisher waits for slow subscribers, at most. Where the clock ticks every 16 ms, as on
+# Windows before Python 3.13, a shorter wait would be none.
+STALL = max(0.010, 2 * get_clock_info("monotonic").resolution)
+
+
+class _Plan(NamedTuple):
+    """Whom a publication is to be given, once everybody has been chosen."""
+
+    copies: dict[Peer, list[PeerLane]]
+    own: list[OwnLane]
+
+
+class Traffic:
+    """Gives publications to the lanes of an Exchange.
+
+    Attributes:
+        dropped: Publications and broadcasts that a subscriber was too slow for, or gone.
+    """
+
+    def __init__(self, topics: Topics[Lane]) -> None:
+        self.dropped = 0
+        self._topics = topics
+        self._turn = 0
+        self._stalled: set[Peer] = set()
+
+    # Giving
+
+    def offer(self, lane: Lane, item: Item) -> None:
+        """Give one subscription a last value, now or when it has room."""
+        if lane.parked or lane.must_wait(item):
+            Parked(item, [lane], None)
+        elif not self._give_now(lane, item):
+            self.dropped += 1
+
+    def spread(self, item: Item, tally: Tally) -> None:
+        """Give a publication to every subscription, and to one of each group."""
+        plan, groups = _Plan({}, []), dict[str, list[Lane]]()
+        for lane in self._topics.matching(item.topic):
+            if lane.group is None:
+                tally.matched += 1
+                self._choose(item, [lane], tally, plan)
+            else:
+                groups.setdefault(lane.group, []).append(lane)
+        for members in groups.values():
+            tally.matched += 1
+            self._choose(item, self._in_turn(members, item), tally, plan)
+        self._carry_out(item, plan, tally)
+
+    def _in_turn(self, members: list[Lane], item: Item) -> list[Lane]:
+        """The members of a group that are there, those first that are ready and waited longest."""
+        there = [lane for lane in members if lane.open]
+        return sorted(there, key=lambda lane: (lane.reluctance(item), lane.used))
+
+    def _choose(self, item: Item, lanes: list[Lane], tally: Tally, plan: _Plan) -> None:
+        """Plan to give it to the first of these lanes, or park it in all where it must wait."""
+        if not lanes:
+            self.drop(tally)
+            return
+        first = lanes[0]
+        if first.parked or first.must_wait(item):
+            self._park(item, [one for one in lanes if one.parked or one.must_wait(item)], tally)
+            return
+        self._turn += 1
+        first.used = self._turn
+        if isinstance(first, PeerLane):
+            plan.copies.setdefault(first.peer, []).append(first)
+        else:
+            plan.own.append(first)
+
+    def _park(self, item: Item, lanes: list[Lane], tally: Tally) -> None:
+        for lane in list(lanes):
+            if isinstance(lane, PeerLane):
+                try:  # what is sent later is what the value is now
+                    item.value(lane.peer.protocol)
+                except InterphoneError:
+                    lanes.remove(lane)
+        if lanes:
+            Parked(item, lanes, tally)
+        else:
+            self.drop(tally)
+
+    def _carry_out(self, item: Item, plan: _Plan, tally: Tally) -> None:
+        """Send each peer one copy; then tell our own, whose handlers may publish in their turn."""
+        refused: set[Lane] = set()
+        while plan.copies:
+            peer, lanes = plan.copies.popitem()
+            if self._send(peer, lanes, item):
+                tally.took(peer, len(lanes))
+                continue
+            refused.update(lanes)
+            for lane in lanes:
+                self._choose(item, self._instead(lane, item, refused), tally, plan)
+        for own in plan.own:
+            if own.put(item):
+                tally.took(None)
+            else:  # full: of a group it is the one that loses this publication, and no other
+                self.drop(tally)
+
+    def _instead(self, lane: Lane, item: Item, refused: set[Lane]) -> list[Lane]:
+        """Who else may get what a member of a group could not be given."""
+        if lane.group is None:
+            return []
+        members = [one for one in self._topics.matching(item.topic) if one.group == lane.group]
+        return self._in_turn([one for one in members if one not in refused], item)
+
+    def _give_now(self, lane: Lane, item: Item) -> bool:
+        if isinstance(lane, OwnLane):
+            return lane.put(item)
+        return self._send(lane.peer, [lane], item)
+
+    def _send(self, peer: Peer, lanes: list[PeerLane], item: Item) -> bool:
+        """Queue one copy for these subscriptions of a peer; False if it does not take it."""
+        to = tuple(lane.id for lane in lanes if lane.id)
+        if not self.deliver(peer, lambda peer: item.body(peer.protocol, to)):
+            return False
+        for lane in lanes:
+            if lane.allowance is not None:
+                lane.allowance.spend(len(bytes(item.value(peer.protocol))))
+        return True
+
+    def deliver(self, peer: Peer, body: Callable[[Peer], bytes]) -> bool:
+        """Queue a body for a peer; False if it does not take it."""
+        try:
+            peer.protocol.deliver(body(peer))
+        except InterphoneError:  # it is going, or there is no form of the value it takes
+            return False
+        peer.connection.flush_soon()
+        return peer.open
+
+    def drop(self, tally: Tally) -> None:
+        """Count a subscription that does not get a publication."""
+        self.dropped += 1
+        tally.dropped += 1
+
+    # Waiting for room
+
+    def pump(self, lane: Lane) -> None:
+        """Give a lane what waits for it, as long as it has room."""
+        while lane.parked:
+            parked = next(iter(lane.parked))
+            if lane.must_wait(parked.item):
+                return
+            others = [one for one in parked.lanes if one is not lane]
+            parked.withdraw()  # first of all: a handler may read on at once, and end up here
+            if not self._give_now(lane, parked.item):
+                self._give_to_another(lane, parked)
+            elif parked.tally is not None:
+                parked.tally.took(lane.peer if isinstance(lane, PeerLane) else None)
+                parked.tally.stop_waiting(parked)
+            for other in others:
+                self.pump(other)
+
+    def trim(self, lane: Lane) -> None:
+        """Take out of a lane what waits there and is not for it any more."""
+        wanted = self._topics.of(lane)
+        for parked in list(lane.parked):
+            if not any(matches(pattern, parked.item.topic) for pattern in wanted):
+                parked.withdraw_from(lane)
+                if not parked.lanes:
+                    self._give_to_another(lane, parked)
+
+    def _give_to_another(self, lane: Lane, parked: Parked) -> None:
+        """What waited for a lane that does not take it any more is for others of its group."""
+        if parked.tally is not None:
+            plan = _Plan({}, [])
+            others = self._instead(lane, parked.item, {lane})
+            self._choose(parked.item, others, parked.tally, plan)
+            self._carry_out(parked.item, plan, parked.tally)
+            parked.tally.stop_waiting(parked)
+
+    async def conclude(self, tally: Tally, timeout: float | None) -> None:
+        """Wait for slow subscribers a moment, for others as long as they and `timeout` say."""
+        now = asyncio.get_running_loop().time
+        until = now() + timeout if timeout is not None and timeout < LONGEST else None
+        try:
+            await self.settle(tally.peers)
+            await tally.wait_for_room(None if until is None else max(0.0, until - now()))
+        finally:
+            self.give_up(tally)
+        await tally.wait_for_departures(None if until is None else max(0.0, until - now()))
+
+    def give_up(self, tally: Tally) -> None:
+        """What still waits for room is lost, and who had none is told."""
+        for parked in list(tally.waiting):
+            lanes = list(parked.lanes)
+            parked.withdraw()
+            tally.stop_waiting(parked)
+            self.drop(tally)
+            if len(lanes) == 1:  # of a group nobody knows who would have got it
+                lanes[0].miss(parked.item.topic)
+            for lane in lanes:
+                self.pump(lane)  # what stood behind may be smaller
+
+    async def settle(self, peers: Iterable[Peer]) -> None:
+        """Give slow peers up to `STALL` to take what was queued for them."""
+        slow = [peer for peer in peers if peer.connection.blocked]
+        self._stalled = {peer for peer in self._stalled if peer.connection.blocked}
+        waiting = [peer for peer in slow if peer not in self._stalled]
+        if not waiting:
+            return
+        before = {peer: peer.connection.taken for peer in waiting}
+        moments = [asyncio.ensure_future(peer.connection.writable()) for peer in waiting]
+        try:
+            await asyncio.wait(moments, timeout=STALL)
+        finally:
+            for moment in moments:
+                moment.cancel()
+        still = {peer for peer in waiting if peer.connection.blocked}
+        self._stalled |= {peer for peer in still if peer.connection.taken == before[peer]}
+
+    def left(self, peer: Peer) -> None:
+        """A peer is gone."""
+        self._stalled.discard(peer)
