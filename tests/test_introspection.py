@@ -320,10 +320,11 @@ class Transport(asyncio.BaseTransport):
 
 def test_same_owner_is_what_the_system_says():
     own = own_credentials()
-    assert own is not None
+    other_uid = None if own.uid is None else own.uid + 1
 
     assert same_owner(Transport({"credentials": own}))
     assert same_owner(Transport({"credentials": None, "same_process": True}))
-    assert not same_owner(Transport({"credentials": Credentials(own.uid + 1, own.pid)}))
+    assert not same_owner(Transport({"credentials": Credentials(other_uid, own.pid)}))
+    assert not same_owner(Transport({"credentials": Credentials(own.uid, own.pid, sid="S-1-1-0")}))
     assert not same_owner(Transport({"credentials": None}))
     assert not same_owner(Transport())

@@ -631,6 +631,7 @@ def test_requests_are_held_by_their_bytes_too(run, address):
         async with meeting(server) as client:
             sizes = [50_000, 9_000, 900, 900]  # the first one is more than there is room for
             asked = [asyncio.ensure_future(client.request("x" * size)) for size in sizes]
+            await until(lambda: started)
             await client.ping()
             assert started == [50_000]
             gate.set()

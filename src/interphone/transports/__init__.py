@@ -237,7 +237,7 @@ def same_owner(transport: asyncio.BaseTransport) -> bool:
     if transport.get_extra_info("same_process"):
         return True
     own, other = own_credentials(), transport.get_extra_info("credentials")
-    return own is not None and isinstance(other, Credentials) and other.uid == own.uid
+    return isinstance(other, Credentials) and (other.uid, other.sid) == (own.uid, own.sid)
 
 
 def _check_tls(address: Address, tls: ssl.SSLContext | None) -> None:
