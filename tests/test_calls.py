@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -646,5 +647,26 @@ def test_limit_of_a_method_counts_the_calls_of_all_peers(run, address):
             assert isinstance(await raised_by(other.call("slow")), Overloaded)
             gate.set()
             await first
+
+    run(main())
+
+
+def test_method_in_a_thread_counts_until_its_thread_is_done(run, address):
+    async def main() -> None:
+        server, gate, running = Server(address), threading.Event(), []
+
+        @server.method(limit=1)
+        def slow() -> int:
+            running.append(1)
+            gate.wait(30)
+            return 1
+
+        async with meeting(server) as client:
+            assert isinstance(await raised_by(client.call("slow", timeout=0.05)), RequestTimeout)
+            assert isinstance(await raised_by(client.call("slow")), Overloaded)
+            gate.set()
+            await until(lambda: not server._handlers.running["slow"])
+            assert await client.call("slow") == 1
+            assert len(running) == 2
 
     run(main())

@@ -19,6 +19,7 @@ from interphone import (
     LocalProtocolError,
     Overloaded,
     PayloadError,
+    Peer,
     Refuse,
     Refused,
     RequestTimeout,
@@ -997,5 +998,49 @@ def test_topic_handler_survives_what_it_awaits_being_cancelled(run, address):
             for n in (1, 2):
                 await server.publish("a", n)
             await until(lambda: got == [1, RuntimeError, 2])
+
+    run(main())
+
+
+def test_client_that_is_closed_when_it_hears_of_the_loss_can_connect_again(run, address):
+    async def main() -> None:
+        server = Server(address)
+
+        @server.on_request
+        async def hang_up(peer: Peer, data: object) -> object:
+            if data == "hang up":
+                peer.connection.abort()
+            return data
+
+        async with server:
+            client = await Client(address).connect()
+            try:
+                await client.request("hang up")
+            except ConnectionLost:
+                await client.close()
+            assert isinstance(await raised_by(client.request(1, timeout=None)), ConnectionLost)
+            await client.connect()
+            assert await client.request(1) == 1
+            await client.close()
+
+    run(main())
+
+
+def test_goodbye_for_good_is_final_also_while_subscriptions_are_restored(run, address):
+    async def main() -> None:
+        server, connected = Server(address), []
+
+        @server.on_connect
+        async def send_away(peer: Peer, payload: object) -> None:
+            connected.append(peer)
+            await peer.close("for good")
+
+        async with server:
+            client = Client(address)
+            client.on_topic("a")(lambda item: None)
+            error = await raised_by(client.connect())
+            assert isinstance(error, ConnectionClosed)
+            assert error.reason == "for good"
+            assert len(connected) == 1
 
     run(main())

@@ -7,6 +7,7 @@ import sys
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 
 from interphone import (
@@ -22,6 +23,7 @@ from interphone import (
     Overloaded,
     PayloadError,
     Peer,
+    Receipt,
     RemoteError,
     RequestTimeout,
     Server,
@@ -1468,5 +1470,87 @@ def test_reason_that_is_no_unicode_is_told_as_well_as_can_be(run, address):
             (peer,) = server.peers.values()
             assert await peer.close("bad \udcff")
             assert await client.wait_closed() == "bad \\udcff"
+
+    run(main())
+
+
+# What a review found
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_what_waits_for_a_peer_that_is_gone_is_dropped_and_counted(run, address, how):
+    async def main() -> None:
+        server, log = Server(address), []
+        server.on_message(lambda peer, data: log.append(data))
+        server.on_disconnect(lambda peer, reason: log.append("gone"))
+        async with server, Client(address) as client:
+            (peer,) = server.peers.values()
+            server.pause()
+            for number in range(3):
+                await client.send(number)
+            subscribing = asyncio.ensure_future(client.subscribe("a").__aenter__())
+            await until(lambda: peer.inflight == 4)
+            await client.close() if how == "close" else client.abort()
+            await until(lambda: log)
+            server.resume()
+            assert (log, peer.unheard, peer.inflight) == (["gone"], 3, 0)
+            assert await server.publish("a", 1) == Receipt(0, 0, 0)
+            assert isinstance(await raised_by(subscribing), ConnectionLost)
+
+    run(main())
+
+
+def test_close_does_not_wait_for_what_comes_while_it_is_paused(run, address):
+    async def main() -> None:
+        server, gate, begun = Server(address), asyncio.Event(), asyncio.Event()
+
+        @server.on_request
+        async def wait(peer: Peer, data: object) -> object:
+            begun.set()
+            await gate.wait()
+            return data
+
+        server.on_message(lambda peer, data: None)
+        async with meeting(server) as client:
+            (peer,) = server.peers.values()
+            asked = asyncio.ensure_future(client.request("last"))
+            await begun.wait()
+            peer.pause()
+            closing = asyncio.ensure_future(peer.close("bye", grace=60))
+            await client.send("too late")
+            await until(lambda: peer.unheard == 1)
+            gate.set()
+            assert await asked == "last"
+            assert await closing
+
+    run(main())
+
+
+def test_handler_may_close_its_peer_by_a_task_of_its_own(run, address):
+    async def main() -> None:
+        server = Server(address)
+
+        @server.on_request
+        async def close(peer: Peer, data: object) -> None:
+            await asyncio.wait_for(asyncio.gather(peer.close("bye", grace=60)), 30)
+
+        async with meeting(server, backoff=None) as client:
+            async with asyncio.timeout(20):
+                assert isinstance(await raised_by(client.request(1)), ConnectionClosed)
+
+    run(main())
+
+
+def test_empty_raw_is_no_value(run, address):
+    async def main() -> None:
+        server = Server(address)
+        server.on_error(lambda error, peer: None)
+        server.on_request(on="inline")(lambda peer, data: msgspec.Raw(b""))
+        async with server:
+            for dialect in ("native", "classic"):
+                async with Client(address, dialect=dialect) as client:
+                    assert isinstance(await raised_by(client.request(1)), RemoteError)
+                    assert isinstance(await raised_by(client.send(msgspec.Raw(b""))), PayloadError)
+                    await client.ping()
 
     run(main())

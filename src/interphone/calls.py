@@ -111,23 +111,40 @@ class Calls:
             method.failures += 1
             raise
         finally:
-            self._handlers.running[method.name] -= 1
+            self._count_out(method)
 
     async def run(self, prepared: Prepared) -> object:
         """Run a method, and return its one answer."""
         method, args, kwargs = prepared
         tasks = self._handlers.tasks
         self._count_in(method)
+        if method.handler.place == "thread" and not method.stream:
+            call = partial(method.handler.function, *args, **kwargs)
+            return await self._counted(method, tasks.in_thread(call, ended=self._out(method)))
         try:
-            if not method.stream:
-                return await method.handler.run(tasks, args, kwargs)
-            async with aclosing(method.handler.iterate(tasks, args, kwargs)) as items:
-                return [item async for item in items]
+            return await self._counted(method, self._run(method, args, kwargs))
+        finally:
+            self._count_out(method)
+
+    async def _run(self, method: Method, args: list[Any], kwargs: dict[str, Any]) -> object:
+        tasks = self._handlers.tasks
+        if not method.stream:
+            return await method.handler.run(tasks, args, kwargs)
+        async with aclosing(method.handler.iterate(tasks, args, kwargs)) as items:
+            return [item async for item in items]
+
+    async def _counted(self, method: Method, work: Awaitable[object]) -> object:
+        try:
+            return await work
         except Exception:
             method.failures += 1
             raise
-        finally:
-            self._handlers.running[method.name] -= 1
+
+    def _out(self, method: Method) -> Callable[[], None]:
+        return partial(self._count_out, method)
+
+    def _count_out(self, method: Method) -> None:
+        self._handlers.running[method.name] -= 1
 
     def _read(self, raw: msgspec.Raw) -> Asked:
         try:
@@ -188,14 +205,17 @@ class Calls:
         method = self._find(asked.method)
         if not method.stream and method.reads is None:
             raise NotTaken(Failure("unsupported", f"{method.name} does not stream: call it"))
-        source: Source[Any] = Source(self._codec, method.reads, used)
+        report = partial(self._report, nonce) if options.progress else None
+        source: Source[Any] = Source(self._codec, method.reads, used, self._connection)
         in_thread = method.handler.place == "thread"
         items = BlockingSource(source) if in_thread else source
-        args, kwargs = self._bind(method, asked, self._make_call(None, options.deadline), items)
+        args, kwargs = self._bind(method, asked, self._make_call(report, options.deadline), items)
         sink = Sink(self._connection, self._codec, lambda item: streams.item(nonce, item))
         self._count_in(method)
         self._sinks[nonce], self._sources[nonce] = sink, source
-        if method.reads is not None:
+        if streams.finished(nonce):  # that may have come right behind the call
+            source.finish()
+        elif method.reads is not None:
             streams.demand(nonce, WINDOW)
             flush()
         try:
@@ -204,8 +224,8 @@ class Calls:
             method.failures += 1
             raise
         finally:
+            self._count_out(method)
             del self._sinks[nonce], self._sources[nonce]
-            self._handlers.running[method.name] -= 1
             source.discard(StreamClosed("the call that this belongs to is over"))
 
     async def _pass_on(
@@ -214,6 +234,8 @@ class Calls:
         """Run the method; send what it yields, or return what it returns."""
         tasks = self._handlers.tasks
         if not method.stream:
+            if method.handler.place == "thread":  # it may read for long: not in a worker
+                return await tasks.alone(partial(method.handler.function, *args, **kwargs))
             return await method.handler.run(tasks, args, kwargs)
         async with aclosing(method.handler.iterate(tasks, args, kwargs)) as items:
             async for item in items:

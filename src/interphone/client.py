@@ -302,8 +302,7 @@ class Client:
         was_alive = self.status is not Status.IDLE
         until = perf_counter() + grace
         self._closing = True
-        if self._effort is not None:
-            self._effort.cancel()
+        self._stop_trying()
         if self._peer is not None:
             await self._peer.close(reason, grace=grace)
         elif was_alive:
@@ -314,12 +313,16 @@ class Client:
     def abort(self, reason: object = None) -> None:
         """End the connection now and stop coming back; what is queued is lost."""
         self._closing = True
-        if self._effort is not None:
-            self._effort.cancel()
+        self._stop_trying()
         if self._peer is not None:
             self._peer.abort(reason)
         elif self.status is not Status.IDLE:
             self._finish(ConnectionClosed(reason))
+
+    def _stop_trying(self) -> None:
+        effort, self._effort = self._effort, None  # it may be cancelled before its first step
+        if effort is not None:
+            effort.cancel()
 
     async def wait_closed(self) -> Any:
         """Wait until the client is closed by either side, or has given up; return the reason.
@@ -408,6 +411,8 @@ class Client:
                 f"no answer to CONNECTION within {seconds:g} s", transient=True
             ) from None
         except ConnectionLost as exc:
+            if peer.protocol.goodbye is not None and not peer.protocol.goodbye.a:
+                raise  # it has let us in, and said goodbye for good
             raise ConnectError(f"the server hung up: {exc}", transient=True) from exc
         except BaseException:
             peer.connection.abort()
@@ -480,7 +485,8 @@ class Client:
             self._report(exc)
             self._finish(exc if isinstance(exc, ConnectionLost) else ConnectionLost(exc))
         finally:
-            self._effort = None
+            if self._effort is asyncio.current_task():
+                self._effort = None
 
     def _finish(self, error: InterphoneError) -> None:
         """The client's life is over, until somebody connects it again."""
@@ -579,6 +585,7 @@ class Client:
     async def call(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -590,6 +597,7 @@ class Client:
     async def call(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -598,8 +606,8 @@ class Client:
         on_progress: Callable[[Any], object] | None = ...,
     ) -> Any: ...
     @overload
-    async def call(self, method: Contract[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
-    async def call(self, method: Any, *params: Any, **kwargs: Any) -> Any:
+    async def call(self, method: Contract[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def call(self, method: Any, /, *params: Any, **kwargs: Any) -> Any:
         """As `Peer.call`; the time until there is a connection counts, too."""
         return await self._call(**as_named(method, params, kwargs))
 
@@ -620,6 +628,7 @@ class Client:
     def stream(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -631,6 +640,7 @@ class Client:
     def stream(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -640,9 +650,9 @@ class Client:
     ) -> Stream[Any]: ...
     @overload
     def stream(
-        self, method: Contract[P, AsyncIterator[T]], *args: P.args, **kwargs: P.kwargs
+        self, method: Contract[P, AsyncIterator[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Stream[T]: ...
-    def stream(self, method: Any, *params: Any, **kwargs: Any) -> Stream[Any]:
+    def stream(self, method: Any, /, *params: Any, **kwargs: Any) -> Stream[Any]:
         """As `Peer.stream`. Entering it waits up to 10 s for a connection; it ends with it."""
         return open_named(self._open_stream, method, params, kwargs)
 

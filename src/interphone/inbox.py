@@ -22,7 +22,7 @@ from .calls import Calls, NotTaken, Prepared, Report
 from .connection import Connection
 from .deadlines import set_deadline
 from .errors import ConnectionLost, MessageTooBig, PayloadError
-from .handlers import PASS, Handler, Handlers
+from .handlers import PASS, Handler, Handlers, set_handling
 from .host import HostBusy
 from .protocol.events import Nonce, Options
 from .protocol.messages import Failure, failure_of
@@ -39,6 +39,7 @@ class _Deferred(NamedTuple):
     nonce: Nonce  # of a request; None for a message
     raw: msgspec.Raw
     handle: Callable[[], None]
+    credited: bool  # one of us has been told how many of it fit
 
 
 class Inbox:
@@ -76,6 +77,7 @@ class Inbox:
         self._idle: asyncio.Future[None] | None = None  # done at so many under way:
         self._idle_at = 0
         self._closer: asyncio.Task[Any] | None = None
+        self._finishing = False  # it is being closed
         self._deferring: set[str] = set()  # why nothing is handled
         self._deferred: list[_Deferred] = []
 
@@ -104,13 +106,21 @@ class Inbox:
         """Take one reason back; after the last one handle what was kept, in order."""
         self._deferring.discard(why)
         while self._deferred and not self._deferring:  # a handler may pause again
-            nonce, raw, handle = self._deferred.pop(0)
-            self._let_go(raw, credited=nonce is not None)
-            handle()
+            deferred = self._deferred.pop(0)
+            self._let_go(deferred.raw, credited=deferred.credited)
+            deferred.handle()
 
-    def _defer(self, nonce: Nonce, raw: msgspec.Raw, handle: Callable[[], None]) -> None:
-        self._deferred.append(_Deferred(nonce, raw, handle))
-        self._take_on(raw, credited=nonce is not None)
+    def lost(self) -> None:
+        """The connection is gone. What waits for the end of a pause will not be handled."""
+        if "paused" in self._deferring:
+            self._turn_away()
+        self.abandon()
+
+    def _defer(
+        self, nonce: Nonce, raw: msgspec.Raw, handle: Callable[[], None], *, credited: bool
+    ) -> None:
+        self._deferred.append(_Deferred(nonce, raw, handle, credited))
+        self._take_on(raw, credited=credited)
 
     def _defer_asked(
         self, handle: Callable[..., None], nonce: Nonce, raw: msgspec.Raw, options: Options
@@ -125,12 +135,12 @@ class Inbox:
                 left = msgspec.structs.replace(options, deadline=options.deadline - (now() - came))
             handle(nonce, raw, left)
 
-        self._defer(nonce, raw, handle_later)
+        self._defer(nonce, raw, handle_later, credited=True)
 
     def in_turn(self, handle: Callable[..., None], nonce: Nonce, *facts: Any) -> None:
         """Have a request of the library's handled, now or after a pause."""
         if self._deferring:
-            self._defer(nonce, ABSENT, partial(handle, nonce, *facts))
+            self._defer(nonce, ABSENT, partial(handle, nonce, *facts), credited=False)
         else:
             handle(nonce, *facts)
 
@@ -138,8 +148,10 @@ class Inbox:
 
     def on_message(self, raw: msgspec.Raw) -> None:
         """Handle a message now, or after those that came before it."""
-        if self._deferring:
-            self._defer(None, raw, partial(self.on_message, raw))
+        if self._deferring and self._finishing:
+            self.unheard += 1
+        elif self._deferring:
+            self._defer(None, raw, partial(self.on_message, raw), credited=False)
         elif self._takes_envelopes and (id := cancelled(self._codec, raw)) is not None:
             self._cancel_of_node(id)
         elif not self._handlers.on_message:
@@ -178,6 +190,7 @@ class Inbox:
     async def _read(self, waiting: list[Any], raw: msgspec.Raw) -> None:
         """Await the handlers of one message, then handle all that queued up meanwhile."""
         self._reader = asyncio.current_task()  # an eager task runs before it is returned
+        set_handling(self._reader)
         while True:
             for coroutine in waiting:
                 await self._handlers.on_message.guard(coroutine, self._told)
@@ -263,7 +276,7 @@ class Inbox:
         for deferred in self._deferred:
             if deferred.nonce == nonce is not None:
                 self._deferred.remove(deferred)
-                self._let_go(deferred.raw, credited=True)
+                self._let_go(deferred.raw, credited=deferred.credited)
                 self._session.fail(nonce, CANCELLED)
                 self._flush()
                 return
@@ -339,6 +352,7 @@ class Inbox:
         """Answer: with a result or with why there is none."""
         task = asyncio.current_task()
         assert task is not None  # it runs in one
+        set_handling(task)
         self._answers[task] = nonce, envelope  # an eager one runs before it is returned
         deadline = set_deadline(until)  # also where there is none: a context may have another
         try:
@@ -465,6 +479,7 @@ class Inbox:
 
         A handler that closes its own peer would wait for itself: it is left alone.
         """
+        self._finishing = True
         self._turn_away()
         self._closer = besides
         self._idle_at = int(besides in self._answers or (self._reader is besides is not None))
@@ -481,12 +496,12 @@ class Inbox:
     def _turn_away(self) -> None:
         """What waits for the end of a pause will not be handled any more."""
         deferred, self._deferred = self._deferred, []
-        for nonce, raw, _ in deferred:
-            self._let_go(raw, credited=nonce is not None)
-            if nonce is None:
+        for each in deferred:
+            self._let_go(each.raw, credited=each.credited)
+            if each.nonce is None:
                 self.unheard += 1
             else:
-                self._session.fail(nonce, Failure("closing", "the peer is closing"))
+                self._session.fail(each.nonce, Failure("closing", "the peer is closing"))
 
     def abandon(self) -> None:
         """Nobody waits for the answers any more. Whoever ended the connection goes on."""

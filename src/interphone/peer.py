@@ -34,7 +34,7 @@ from .errors import (
     RequestTimeout,
     Unsupported,
 )
-from .handlers import Handlers
+from .handlers import Handlers, handling
 from .inbox import Inbox
 from .protocol.events import Counts, Nonce, Reactions
 from .protocol.messages import Hello, Welcome
@@ -240,7 +240,7 @@ class Peer:
         self.connection.check_caller()
         payload = self._session.codec.encode(data)
         if self.connection.crowded():
-            await self._wait_for_room(timeout)
+            timeout = await self._wait_for_room(timeout)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         nonce = self._session.request(payload, answer, now=self._loop.time(), timeout=timeout)
         return self._result(await self._answer_to(nonce, answer), returns)
@@ -261,6 +261,7 @@ class Peer:
     async def call(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -272,6 +273,7 @@ class Peer:
     async def call(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -280,8 +282,8 @@ class Peer:
         on_progress: Callable[[Any], object] | None = ...,
     ) -> Any: ...
     @overload
-    async def call(self, method: Contract[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
-    async def call(self, method: Any, *params: Any, **kwargs: Any) -> Any:
+    async def call(self, method: Contract[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def call(self, method: Any, /, *params: Any, **kwargs: Any) -> Any:
         """Ask the peer to run a method, and wait for what it returns.
 
             total = await peer.call("add", 1, 2, returns=int)
@@ -323,13 +325,14 @@ class Peer:
     ) -> Any:
         """As `call`, with everything in its place; for a Client and `Within`."""
         if items is not None:
-            opened = self.stream(method, *params, named=named, items=items, timeout=timeout)
-            async with opened as stream:
-                return await stream.result(returns=returns)
+            begin = partial(self.open_stream, method, params, named, timeout)
+            progress = on_progress is not None
+            stream: Stream[Any] = Stream(begin, items=items, progress=progress)
+            return await self._result_of(stream, returns, on_progress)
         timeout = shrunk(timeout)
         payload = self._call_payload(method, params, named)
         if self.connection.crowded():
-            await self._wait_for_room(timeout)
+            timeout = await self._wait_for_room(timeout)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         progress = on_progress is not None and "progress" in self._session.can
         nonce = self._session.call(
@@ -342,6 +345,18 @@ class Peer:
             return self._result(await self._answer_to(nonce, answer), returns)
         finally:
             del self._listeners[answer]
+
+    async def _result_of(
+        self, stream: Stream[Any], returns: Any, listener: Callable[[Any], object] | None
+    ) -> Any:
+        """Send a method what it reads, and return what it returns."""
+        if listener is not None:
+            self._listeners[stream] = listener
+        try:
+            async with stream:
+                return await stream.result(returns=returns)
+        finally:
+            self._listeners.pop(stream, None)
 
     def _call_payload(
         self, method: str, params: Sequence[object], named: Mapping[str, object] | None
@@ -359,6 +374,7 @@ class Peer:
     def stream(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -370,6 +386,7 @@ class Peer:
     def stream(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -379,9 +396,9 @@ class Peer:
     ) -> Stream[Any]: ...
     @overload
     def stream(
-        self, method: Contract[P, AsyncIterator[T]], *args: P.args, **kwargs: P.kwargs
+        self, method: Contract[P, AsyncIterator[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Stream[T]: ...
-    def stream(self, method: Any, *params: Any, **kwargs: Any) -> Stream[Any]:
+    def stream(self, method: Any, /, *params: Any, **kwargs: Any) -> Stream[Any]:
         """Call a method that answers, or is asked, piece by piece; see `Stream`.
 
             async with peer.stream("primes.below", 100, of=int) as primes:
@@ -413,9 +430,12 @@ class Peer:
         if "streams" not in self._session.can:
             raise Unsupported("the other end is of a version without streams")
         if self.connection.crowded():
-            await self._wait_for_room(timeout)
+            timeout = await self._wait_for_room(timeout)
         session, now = self._session, self._loop.time()
-        nonce = session.open_stream(payload, stream, window=stream.window, now=now, timeout=timeout)
+        progress = stream.progress and "progress" in session.can
+        nonce = session.open_stream(
+            payload, stream, window=stream.window, now=now, timeout=timeout, progress=progress
+        )
         return Line(session, self.connection), nonce
 
     def within(
@@ -472,7 +492,7 @@ class Peer:
         Cancelling is safe: the connection is then ended at once.
         """
         self.connection.check_caller()
-        me = asyncio.current_task()
+        me = handling()
         return await self.close_besides(me, reason, grace=grace, reconnect=reconnect)
 
     async def close_besides(
@@ -510,13 +530,16 @@ class Peer:
             await self._wait_for_room(timeout)
         return payload
 
-    async def _wait_for_room(self, timeout: float | None) -> None:
+    async def _wait_for_room(self, timeout: float | None) -> float | None:
+        """Wait until something can be sent; return what is left of the timeout."""
+        started = perf_counter()
         try:
             async with asyncio.timeout(timeout):
                 await self.connection.writable()
         except TimeoutError:
             assert timeout is not None
             raise RequestTimeout(timeout, delivery="not_sent") from None
+        return None if timeout is None else max(0.0, timeout - (perf_counter() - started))
 
     async def _answer_to(
         self, nonce: Nonce, answer: asyncio.Future[msgspec.Raw], *, of_handler: bool = True
@@ -578,7 +601,7 @@ class Peer:
         self._events.report(self, error)
 
     def _on_lost(self, error: InterphoneError) -> None:
-        self.inbox.abandon()
+        self.inbox.lost()
         self._events.lost(self, error)
 
 

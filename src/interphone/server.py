@@ -21,7 +21,7 @@ from .errors import (
     LocalProtocolError,
 )
 from .exchange import Exchange
-from .handlers import Chain, Handlers, Tasks, log_error, log_raised
+from .handlers import Chain, Handlers, Tasks, handling, log_error, log_raised
 from .hooks import Hook
 from .host import Poll
 from .inspector import Inspector
@@ -292,7 +292,7 @@ class Server:
         self._inspector.close()
         try:
             self._abort_all(reason, but=self._peers.values())
-            me = asyncio.current_task()
+            me = handling()
             goodbyes = (
                 peer.close_besides(me, reason, grace=grace, reconnect=allow_reconnect)
                 for peer in self._peers.values()

@@ -110,6 +110,8 @@ PADDING = b'\x87{"t":7}'  # a packet of no known type
 MAX_UNREADABLE = 16  # bodies in a row that are no packet
 RESOLUTION = 0.005  # seconds between two sweeps of the pending table
 
+FREE = frozenset({"sub", "unsub", "forget"})  # kinds of requests, answered at once, without credit
+
 # Hot path: looking a member up costs 100 ns on Python 3.11.
 _OPEN, _DRAINING, _CLOSED = State.OPEN, State.DRAINING, State.CLOSED
 
@@ -530,7 +532,10 @@ class Session:
 
     def _on_request(self, packet: Packet) -> None:
         if self.credit is not None and self._ours(packet):
-            self._guests.come(packet.n, self._size)
+            if packet.n in self.streams.served:
+                raise RemoteProtocolError("a request has the nonce of a stream")
+            if type(packet.k) is not str or packet.k not in FREE:
+                self._guests.come(packet.n, self._size)
         if self.state is _DRAINING:
             self.fail(packet.n, Failure("closing", "the peer is closing"))
         elif self.interphone and packet.k is None:
@@ -555,6 +560,8 @@ class Session:
     def _on_open(self, packet: Packet) -> None:
         if not self._ours(packet):
             return
+        if packet.n in self._guests:
+            raise RemoteProtocolError("a stream has the nonce of a request")
         window = packet.o.get("credit") if type(packet.o) is dict else None
         self.streams.serve(packet.n, window, self._size)
         many, limits = len(self.streams.served), self.limits
@@ -782,6 +789,7 @@ class Session:
         window: int,
         now: float = 0.0,
         timeout: float | None = None,
+        progress: bool = False,
     ) -> Nonce:
         """Ask for a method whose answer or question comes piece by piece; as `call`.
 
@@ -789,7 +797,7 @@ class Session:
         """
         self._require_open()
         nonce = self._ask(token, now, timeout, RESPONSE)
-        options = {"credit": window} | (self._options(timeout) or {})
+        options = {"credit": window} | (self._options(timeout, progress=progress) or {})
         self._put_asking(nonce, self._dialect.packet(OPEN, payload, nonce, options=options))
         self.streams.ask(nonce, token, window)
         return nonce
@@ -918,7 +926,8 @@ class Session:
         nonce = self._ask(token, now, timeout, RESPONSE)
         mark = kind if self.interphone else None
         body = self._dialect.packet(REQUEST, payload, nonce, mark=mark, options=options)
-        return self._put_request(nonce, body)
+        put = self._put_asking if kind in FREE else self._put_request
+        return put(nonce, body)
 
     def publication(
         self,
