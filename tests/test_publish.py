@@ -409,6 +409,22 @@ def test_last_value_can_be_forgotten(run, address, by):
     run(main())
 
 
+def test_last_value_is_forgotten_in_its_turn(run, address):
+    async def main() -> None:
+        async with everybody(address, "native") as (server, client):
+            server.pause()
+            publishing = asyncio.ensure_future(client.publish("a", 1, retain=True))
+            forgetting = asyncio.ensure_future(client.forget("a"))
+            (peer,) = server.peers.values()
+            await until(lambda: len(peer.inbox._deferred) == 2)
+            server.resume()
+            await publishing
+            assert await forgetting is True
+            assert len(server._exchange.retained) == 0
+
+    run(main())
+
+
 @both_publishers
 def test_too_many_last_values_are_refused_and_not_published(run, address, by):
     async def main() -> None:
