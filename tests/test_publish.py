@@ -925,6 +925,27 @@ def test_cancelled_publisher_is_not_waited_for(run, address):
     run(main())
 
 
+def test_publication_and_its_cancel_in_one_read_leave_nothing(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with (
+            server,
+            Raw.connect(address) as raw,
+            server.subscribe("a", overflow="block", queue=1) as items,
+        ):
+            await raw.open(interphone=OURS)
+            await server.publish("a", 0)
+            asking = {"t": 2, "d": {"pub": "a", "message": 1}, "n": "p", "k": "pub"}
+            raw.write(asking, {"t": 8, "n": "p"})
+            assert (await raw.packet())["e"]["code"] == "cancelled"
+            assert not room_taken(server)
+            assert not any(server._exchange._publishing.values())
+            assert await values(items, 1) == [0]
+            assert isinstance(await raised_by(anext(items)), Overflow)
+
+    run(main())
+
+
 def test_publisher_that_is_gone_waits_no_more(run, address):
     async def main() -> None:
         async with everybody(address, "native") as (server, client):

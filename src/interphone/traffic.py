@@ -204,9 +204,11 @@ class Traffic:
         try:
             await self.settle(tally.peers)
             await tally.wait_for_room(None if until is None else max(0.0, until - now()))
+            self.give_up(tally)
+            await tally.wait_for_departures(None if until is None else max(0.0, until - now()))
         finally:
             self.give_up(tally)
-        await tally.wait_for_departures(None if until is None else max(0.0, until - now()))
+            tally.let_go()
 
     def give_up(self, tally: Tally) -> None:
         """What still waits for room is lost, and who had none is told."""
