@@ -25,6 +25,7 @@ from interphone import (
     TopicError,
     Unsupported,
     exchange,
+    feed,
 )
 from interphone.transports import Credentials
 from support.ends import Raw, meeting, raised_by, until
@@ -881,6 +882,68 @@ def test_subscriber_that_leaves_frees_who_waits(run, address):
                     assert (await server.publish("b", 2)).queued == 1
                     assert await values(items, 1) == [2]
                     await items.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("gives_up", ["in time", "cancelled"])
+def test_leaving_is_told_in_the_end_even_if_nobody_waits_for_it(
+    run, address, monkeypatch, gives_up
+):
+    assert feed.DEFAULT_TIMEOUT == 10
+
+    async def main() -> None:
+        async with everybody(address, "native") as (server, client):
+            items = await client.subscribe("a", overflow="block", queue=1).__aenter__()
+            await server.publish("a", 0)
+            waiting = asyncio.ensure_future(server.publish("a", 1, timeout=None))
+            await until(lambda: room_taken(server))
+            server.pause()
+            if gives_up == "in time":
+                monkeypatch.setattr(feed, "DEFAULT_TIMEOUT", 0.01)
+            leaving = asyncio.ensure_future(items.close())
+            (peer,) = server.peers.values()
+            await until(lambda: peer.inbox._deferred)
+            if gives_up == "cancelled":
+                leaving.cancel()
+                assert isinstance(await raised_by_any(leaving), asyncio.CancelledError)
+            else:
+                await leaving
+            await client.ping()
+            server.resume()
+            assert await waiting == Receipt(1, 0, 1)
+            assert (await server.publish("a", 2)).matched == 0
+
+    run(main())
+
+
+def test_server_that_goes_on_after_the_end_is_told_once_more(run, address):
+    async def main() -> None:
+        async with Raw.serve(address) as comers:
+            client = Client(address, backoff=None)
+            connecting = asyncio.ensure_future(client.connect())
+            raw = await comers.get()
+            await raw.let_in(interphone=OURS)
+            await connecting
+            items = client.subscribe("a.*", "b")
+            entering = asyncio.ensure_future(items.__aenter__())
+            raw.write({"t": 3, "d": {"result": True}, "n": (await raw.packet())["n"]})
+            await entering
+            leaving = asyncio.ensure_future(items.close())
+            told = await raw.packet()
+            marks = {"to": [1, 7]}  # there never was a 7
+            late = {"t": 1, "d": {"pub": "a.x", "message": 1}, "k": "pub", "o": marks}
+            failure = {"code": "overloaded", "message": "not now"}
+            raw.write(late, {"t": 4, "n": "p"}, {"t": 3, "n": told["n"], "e": failure})
+            assert (await raw.packet())["t"] == 5  # it is being told: nothing is late
+            await leaving
+            raw.write(late)
+            again = await raw.packet()
+            for packet in (told, again):
+                assert (packet["d"], packet["o"]) == ({"unsub": ["a.*", "b"]}, {"id": 1})
+            raw.write({"t": 3, "d": {"result": True}, "n": again["n"]}, late, {"t": 4, "n": "q"})
+            assert (await raw.packet())["t"] == 5
+            client.abort()
 
     run(main())
 
