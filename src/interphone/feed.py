@@ -209,6 +209,9 @@ class Feed:
     async def restore(self, peer: Peer) -> None:
         """Subscribe again to everything that is wanted here, before the client is ready.
 
+        While we wait handlers may be registered, and leave: nothing is awaited after the server
+        has been told of the last one.
+
         What the server does not take is reported; it is asked again by the next connection.
 
         Raises:
@@ -223,19 +226,26 @@ class Feed:
 
     async def _restore_each(self, peer: Peer) -> None:
         asked: dict[_Entry, tuple[str, ...]] = {}
-        while new := [entry for entry in self._entries.values() if entry not in asked]:
-            entry = new[0]  # one by one: while we wait, handlers may be registered, and leave
-            asked[entry] = self._local.of(entry.subscription)
-            try:
-                check_result(await self._subscribe(peer, entry.subscription))
-            except ConnectionLost:
-                raise
-            except InterphoneError as exc:
-                self._report(exc)
-        for entry, topics in asked.items():
-            wanted = self._local.of(entry.subscription)
-            gone = [topic for topic in topics if topic not in wanted]
-            await self._leave(peer, _Farewell(entry.id, gone, []))
+        while True:
+            if new := next((one for one in self._entries.values() if one not in asked), None):
+                asked[new] = self._local.of(new.subscription)
+                try:
+                    check_result(await self._subscribe(peer, new.subscription))
+                except ConnectionLost:
+                    raise
+                except InterphoneError as exc:
+                    self._report(exc)
+            elif left := next((one for one in asked if self._gone(one, asked[one])), None):
+                gone = self._gone(left, asked[left])
+                asked[left] = self._local.of(left.subscription)
+                await self._leave(peer, _Farewell(left.id, gone, []))
+            else:
+                return
+
+    def _gone(self, entry: _Entry, topics: tuple[str, ...]) -> list[str]:
+        """Which of these topics the subscription has left."""
+        wanted = self._local.of(entry.subscription)
+        return [topic for topic in topics if topic not in wanted]
 
     async def _restore_names(self, peer: Peer) -> None:
         """Subscribe to names, each once.
@@ -246,16 +256,19 @@ class Feed:
         known: set[str] = set()
         unsupported: set[Subscription[Any]] = set()
         try:
-            while wanted := [
-                name for name in self._names_for(peer, unsupported) if name not in known
-            ]:
-                known.update(wanted)  # while we wait, handlers may be registered
-                if peer.protocol.isdk:
-                    await peer.ask(peer.protocol.unsubscribe, wanted, timeout=DEFAULT_TIMEOUT)
-                subscribe = peer.protocol.subscribe
-                check_result(await peer.ask(subscribe, wanted, timeout=DEFAULT_TIMEOUT))
-            if unwanted := known.difference(self._local.names()):
-                await self._leave(peer, _Farewell(0, [], sorted(unwanted)))
+            while True:
+                names = self._names_for(peer, unsupported)
+                if wanted := [name for name in names if name not in known]:
+                    known.update(wanted)
+                    if peer.protocol.isdk:
+                        await peer.ask(peer.protocol.unsubscribe, wanted, timeout=DEFAULT_TIMEOUT)
+                    subscribe = peer.protocol.subscribe
+                    check_result(await peer.ask(subscribe, wanted, timeout=DEFAULT_TIMEOUT))
+                elif unwanted := known.difference(self._local.names()):
+                    known -= unwanted
+                    await self._leave(peer, _Farewell(0, [], sorted(unwanted)))
+                else:
+                    return
         except ConnectionLost:
             raise
         except InterphoneError as exc:
