@@ -286,6 +286,21 @@ def test_subscription_has_an_id_and_stays_in_its_group(run, address):
     run(main())
 
 
+def test_subscription_to_nothing_is_refused_and_costs_nothing(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with server, Raw.connect(address) as raw:
+            await raw.open(interphone=OURS)
+            assert (await sub(raw))[0]["e"]["code"] == "invalid"
+            assert not server._exchange._lanes
+            await sub(raw, "a")
+            raw.write({"t": 2, "d": {"unsub": "a"}, "n": "u", "k": "unsub", "o": {"id": 1}})
+            assert (await raw.packet())["d"] == {"result": True}
+            assert not server._exchange._lanes
+
+    run(main())
+
+
 def test_subscriptions_are_limited_together(run, address):
     async def main() -> None:
         server = Server(address, limits=Limits(max_subscriptions=3), max_subscriptions=4)

@@ -297,6 +297,8 @@ def _fault(peer: Peer, topics: list[str], terms: Terms) -> str | None:
         return next(filter(None, map(topic_fault, topics)), None)
     if not terms.id:
         return "a subscription has an id"
+    if not topics:  # it would cost, and count for no limit
+        return "a subscription is to at least one topic"
     group = None if terms.group is None else topic_fault(terms.group)
     return next(filter(None, [*map(pattern_fault, topics), group]), None)
 
