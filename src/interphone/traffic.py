@@ -18,7 +18,7 @@ from typing import NamedTuple
 from .errors import InterphoneError
 from .lanes import Item, Lane, OwnLane, Parked, PeerLane, Tally
 from .peer import Peer
-from .protocol.topics import Topics, matches
+from .protocol.topics import Topics, matcher
 
 __all__ = ["Traffic"]
 
@@ -177,9 +177,9 @@ class Traffic:
 
     def trim(self, lane: Lane) -> None:
         """Take out of a lane what waits there and is not for it any more."""
-        wanted = self._topics.of(lane)
+        wanted = matcher(self._topics.of(lane)) if lane.parked else None
         for parked in list(lane.parked):
-            if not any(matches(pattern, parked.item.topic) for pattern in wanted):
+            if wanted is not None and not wanted(parked.item.topic):
                 parked.withdraw_from(lane)
                 if not parked.lanes:
                     self._give_to_another(lane, parked)
