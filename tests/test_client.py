@@ -957,6 +957,46 @@ def test_handler_registered_while_others_are_restored_is_subscribed_too(run, add
     run(main())
 
 
+@pytest.mark.parametrize(
+    "shown",
+    [None, {"version": 1, "dialects": ["classic"], "can": ["topics"]}],
+    ids=["node", "interphone"],
+)
+def test_what_changes_until_the_client_stands_is_told_before_it_does(run, address, shown):
+    async def main() -> None:
+        async with Raw.serve(address) as comers:
+            client = Client(address, backoff=None)
+
+            async def asked(kind: str, topic: str) -> str:
+                packet = await raw.packet()
+                assert packet["d"] == {kind: topic}
+                assert not connecting.done()
+                nonce: str = packet["n"]
+                return nonce
+
+            def answer(nonce: str) -> None:
+                raw.write({"t": 3, "d": {"result": True}, "n": nonce})
+
+            client.on_topic("a")(print)
+            connecting = asyncio.ensure_future(client.connect())
+            raw = await comers.get()
+            await raw.let_in(**({} if shown is None else {"interphone": shown}))
+            nonce = await asked("sub", "a")
+            await client.unsubscribe("a")
+            answer(nonce)
+            nonce = await asked("unsub", "a")
+            client.on_topic("late")(print)
+            answer(nonce)
+            nonce = await asked("sub", "late")
+            await client.unsubscribe("late")
+            answer(nonce)
+            answer(await asked("unsub", "late"))
+            await connecting
+            client.abort()
+
+    run(main())
+
+
 def test_topic_handler_lives_on_when_the_client_is_connected_again(run, address):
     async def main() -> None:
         server, client, got = Server(address), Client(address), []

@@ -25,6 +25,7 @@ from interphone import (
     TopicError,
     Unsupported,
     exchange,
+    feed,
 )
 from interphone.transports import Credentials
 from support.ends import Raw, meeting, raised_by, until
@@ -285,6 +286,21 @@ def test_subscription_has_an_id_and_stays_in_its_group(run, address):
     run(main())
 
 
+def test_subscription_to_nothing_is_refused_and_costs_nothing(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with server, Raw.connect(address) as raw:
+            await raw.open(interphone=OURS)
+            assert (await sub(raw))[0]["e"]["code"] == "invalid"
+            assert not server._exchange._lanes
+            await sub(raw, "a")
+            raw.write({"t": 2, "d": {"unsub": "a"}, "n": "u", "k": "unsub", "o": {"id": 1}})
+            assert (await raw.packet())["d"] == {"result": True}
+            assert not server._exchange._lanes
+
+    run(main())
+
+
 def test_subscriptions_are_limited_together(run, address):
     async def main() -> None:
         server = Server(address, limits=Limits(max_subscriptions=3), max_subscriptions=4)
@@ -405,6 +421,22 @@ def test_last_value_can_be_forgotten(run, address, by):
                 await end.forget("")
             async with client.subscribe("a") as items:
                 assert items.unread[0] == 0
+
+    run(main())
+
+
+def test_last_value_is_forgotten_in_its_turn(run, address):
+    async def main() -> None:
+        async with everybody(address, "native") as (server, client):
+            server.pause()
+            publishing = asyncio.ensure_future(client.publish("a", 1, retain=True))
+            forgetting = asyncio.ensure_future(client.forget("a"))
+            (peer,) = server.peers.values()
+            await until(lambda: len(peer.inbox._deferred) == 2)
+            server.resume()
+            await publishing
+            assert await forgetting is True
+            assert len(server._exchange.retained) == 0
 
     run(main())
 
@@ -869,6 +901,68 @@ def test_subscriber_that_leaves_frees_who_waits(run, address):
     run(main())
 
 
+@pytest.mark.parametrize("gives_up", ["in time", "cancelled"])
+def test_leaving_is_told_in_the_end_even_if_nobody_waits_for_it(
+    run, address, monkeypatch, gives_up
+):
+    assert feed.DEFAULT_TIMEOUT == 10
+
+    async def main() -> None:
+        async with everybody(address, "native") as (server, client):
+            items = await client.subscribe("a", overflow="block", queue=1).__aenter__()
+            await server.publish("a", 0)
+            waiting = asyncio.ensure_future(server.publish("a", 1, timeout=None))
+            await until(lambda: room_taken(server))
+            server.pause()
+            if gives_up == "in time":
+                monkeypatch.setattr(feed, "DEFAULT_TIMEOUT", 0.01)
+            leaving = asyncio.ensure_future(items.close())
+            (peer,) = server.peers.values()
+            await until(lambda: peer.inbox._deferred)
+            if gives_up == "cancelled":
+                leaving.cancel()
+                assert isinstance(await raised_by_any(leaving), asyncio.CancelledError)
+            else:
+                await leaving
+            await client.ping()
+            server.resume()
+            assert await waiting == Receipt(1, 0, 1)
+            assert (await server.publish("a", 2)).matched == 0
+
+    run(main())
+
+
+def test_server_that_goes_on_after_the_end_is_told_once_more(run, address):
+    async def main() -> None:
+        async with Raw.serve(address) as comers:
+            client = Client(address, backoff=None)
+            connecting = asyncio.ensure_future(client.connect())
+            raw = await comers.get()
+            await raw.let_in(interphone=OURS)
+            await connecting
+            items = client.subscribe("a.*", "b")
+            entering = asyncio.ensure_future(items.__aenter__())
+            raw.write({"t": 3, "d": {"result": True}, "n": (await raw.packet())["n"]})
+            await entering
+            leaving = asyncio.ensure_future(items.close())
+            told = await raw.packet()
+            marks = {"to": [1, 7]}  # there never was a 7
+            late = {"t": 1, "d": {"pub": "a.x", "message": 1}, "k": "pub", "o": marks}
+            failure = {"code": "overloaded", "message": "not now"}
+            raw.write(late, {"t": 4, "n": "p"}, {"t": 3, "n": told["n"], "e": failure})
+            assert (await raw.packet())["t"] == 5  # it is being told: nothing is late
+            await leaving
+            raw.write(late)
+            again = await raw.packet()
+            for packet in (told, again):
+                assert (packet["d"], packet["o"]) == ({"unsub": ["a.*", "b"]}, {"id": 1})
+            raw.write({"t": 3, "d": {"result": True}, "n": again["n"]}, late, {"t": 4, "n": "q"})
+            assert (await raw.packet())["t"] == 5
+            client.abort()
+
+    run(main())
+
+
 @pytest.mark.parametrize("how", ["close", "unsubscribe", "server"])
 def test_own_subscription_that_leaves_frees_who_waits(run, address, how):
     async def main() -> None:
@@ -905,6 +999,27 @@ def test_cancelled_publisher_is_not_waited_for(run, address):
                     assert isinstance(await raised_by(anext(items)), Overflow)
                     await publisher.publish("a", 2)
                     assert await values(items, 1) == [2]
+
+    run(main())
+
+
+def test_publication_and_its_cancel_in_one_read_leave_nothing(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with (
+            server,
+            Raw.connect(address) as raw,
+            server.subscribe("a", overflow="block", queue=1) as items,
+        ):
+            await raw.open(interphone=OURS)
+            await server.publish("a", 0)
+            asking = {"t": 2, "d": {"pub": "a", "message": 1}, "n": "p", "k": "pub"}
+            raw.write(asking, {"t": 8, "n": "p"})
+            assert (await raw.packet())["e"]["code"] == "cancelled"
+            assert not room_taken(server)
+            assert not any(server._exchange._publishing.values())
+            assert await values(items, 1) == [0]
+            assert isinstance(await raised_by(anext(items)), Overflow)
 
     run(main())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -142,7 +143,8 @@ class Exchange:
         if tally.pending:
             self._publishing.setdefault(peer, set()).add(tally)
             timeout = posting.deadline if knows else DEFAULT_TIMEOUT
-            peer.inbox.answer(nonce, raw, self._answer_in_time(peer, tally, timeout))
+            over = partial(self._published, peer, tally)
+            peer.inbox.answer(nonce, raw, self._answer_in_time(peer, tally, timeout), over)
         elif any(subscriber.connection.blocked for subscriber in tally.peers):
             self._tasks.spawn(self._answer_settled(peer, nonce, tally))
         else:
@@ -160,11 +162,14 @@ class Exchange:
         if timeout is not None:
             part, most = ON_THE_WAY
             timeout -= min(part * timeout, most)
-        try:
-            await self._traffic.conclude(tally, timeout)
-        finally:
-            self._publishing.get(peer, set()).discard(tally)
+        await self._traffic.conclude(tally, timeout)
         return _answer(peer, tally)
+
+    def _published(self, peer: Peer, tally: Tally) -> None:
+        """Nobody waits for a publication any more, even if it was cancelled before it began to."""
+        self._publishing.get(peer, set()).discard(tally)
+        self._traffic.give_up(tally)
+        tally.let_go()
 
     def allowed(self, peer: Peer, id: int, items: int, size: int) -> None:
         """A subscription of a peer may be sent more."""
@@ -292,6 +297,8 @@ def _fault(peer: Peer, topics: list[str], terms: Terms) -> str | None:
         return next(filter(None, map(topic_fault, topics)), None)
     if not terms.id:
         return "a subscription has an id"
+    if not topics:  # it would cost, and count for no limit
+        return "a subscription is to at least one topic"
     group = None if terms.group is None else topic_fault(terms.group)
     return next(filter(None, [*map(pattern_fault, topics), group]), None)
 

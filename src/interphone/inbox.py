@@ -263,9 +263,18 @@ class Inbox:
             else:
                 self.respond(nonce, envelope.result(result) if envelope else result)
 
-    def answer(self, nonce: Nonce, raw: msgspec.Raw, work: Coroutine[Any, Any, object]) -> None:
-        """Answer a request with what `work` returns, which is cancelled when nobody waits."""
-        self._answer_later(nonce, raw, work, None)
+    def answer(
+        self,
+        nonce: Nonce,
+        raw: msgspec.Raw,
+        work: Coroutine[Any, Any, object],
+        over: Callable[[], None],
+    ) -> None:
+        """Answer a request with what `work` returns, which is cancelled when nobody waits.
+
+        `over` is called at its end, however that comes, also if `work` never began.
+        """
+        self._answer_later(nonce, raw, work, None, over=over)
 
     def on_cancelled(self, nonce: Nonce) -> None:
         """Nobody waits for this answer any more; an answer that is gone already is fine."""
@@ -319,6 +328,7 @@ class Inbox:
         *,
         envelope: Envelope | None = None,
         loose: object = None,
+        over: Callable[[], None] | None = None,
     ) -> None:
         """Answer in a task with what `work` returns; `loose` is a coroutine it will await."""
         self._take_on(raw, credited=True)
@@ -335,6 +345,8 @@ class Inbox:
             for coroutine in (work, loose):
                 if iscoroutine(coroutine):
                     coroutine.close()  # it may have been cancelled before its first step
+            if over is not None:
+                over()
 
         if answer.done():
             ended(answer)

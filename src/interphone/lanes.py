@@ -294,12 +294,13 @@ class Tally:
         """Wait until it has left to every peer, or never will, so many seconds at most."""
         if not self._departures:
             return
-        try:
-            done, _ = await asyncio.wait(self._departures, timeout=timeout)
-            self._delivered += sum(self._departures[left] for left in done if left.result())
-        finally:
-            for departure in self._departures:
-                departure.cancel()
+        done, _ = await asyncio.wait(self._departures, timeout=timeout)
+        self._delivered += sum(self._departures[left] for left in done if left.result())
+
+    def let_go(self) -> None:
+        """Do not wait for departures any more."""
+        for departure in self._departures:
+            departure.cancel()
 
     def receipt(self) -> Receipt:
         """The numbers."""

@@ -122,7 +122,7 @@ class Peer:
             input=self.inbox.calls.on_input,
             demanded=_more,
             progress=self._on_progress,
-            forget=partial(events.forget, self),
+            forget=partial(self.inbox.in_turn, partial(events.forget, self)),
             allowed=partial(events.allowed, self),
             missed=partial(events.missed, self),
         )

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from .errors import InterphoneError
 from .lanes import Item, Lane, OwnLane, Parked, PeerLane, Tally
 from .peer import Peer
-from .protocol.topics import Topics, matches
+from .protocol.topics import Topics, matcher
 
 __all__ = ["Traffic"]
 
@@ -177,9 +177,9 @@ class Traffic:
 
     def trim(self, lane: Lane) -> None:
         """Take out of a lane what waits there and is not for it any more."""
-        wanted = self._topics.of(lane)
+        wanted = matcher(self._topics.of(lane)) if lane.parked else None
         for parked in list(lane.parked):
-            if not any(matches(pattern, parked.item.topic) for pattern in wanted):
+            if wanted is not None and not wanted(parked.item.topic):
                 parked.withdraw_from(lane)
                 if not parked.lanes:
                     self._give_to_another(lane, parked)
@@ -204,9 +204,11 @@ class Traffic:
         try:
             await self.settle(tally.peers)
             await tally.wait_for_room(None if until is None else max(0.0, until - now()))
+            self.give_up(tally)
+            await tally.wait_for_departures(None if until is None else max(0.0, until - now()))
         finally:
             self.give_up(tally)
-        await tally.wait_for_departures(None if until is None else max(0.0, until - now()))
+            tally.let_go()
 
     def give_up(self, tally: Tally) -> None:
         """What still waits for room is lost, and who had none is told."""

@@ -9,7 +9,7 @@ import msgspec
 
 from ..errors import Overloaded
 from .payload import Codec
-from .topics import is_pattern, matches
+from .topics import is_pattern, matcher
 
 __all__ = ["Kept", "Retained"]
 
@@ -65,14 +65,11 @@ class Retained:
     def matching(self, topics: Iterable[str]) -> list[Kept]:
         """The values for who subscribes to these topics and patterns, each once, oldest first."""
         names = set(topics)
-        patterns = [name for name in names if is_pattern(name)]
-        if not patterns and len(names) == 1:  # the usual case, without looking at all of them
+        if len(names) == 1 and not any(map(is_pattern, names)):
+            # The usual case, without looking at all of them.
             return [self._kept[name] for name in names if name in self._kept]
-        return [
-            kept
-            for topic, kept in self._kept.items()
-            if topic in names or any(matches(pattern, topic) for pattern in patterns)
-        ]
+        wanted = matcher(names)
+        return [kept for topic, kept in self._kept.items() if wanted(topic)]
 
 
 def _size(topic: str, raw: msgspec.Raw) -> int:

@@ -12,9 +12,18 @@ meets only those patterns that begin as it does.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-__all__ = ["MAX_TOPIC", "Topics", "is_pattern", "matches", "pattern_fault", "topic_fault"]
+__all__ = [
+    "MAX_TOPIC",
+    "Topics",
+    "is_pattern",
+    "matcher",
+    "matches",
+    "pattern_fault",
+    "topic_fault",
+]
 
 MAX_TOPIC = 255  # bytes of UTF-8
 ONE, REST = "*", ">"
@@ -58,6 +67,65 @@ def matches(pattern: str, topic: str) -> bool:
     elif len(levels) != len(wanted):
         return False
     return all(want in (ONE, level) for want, level in zip(wanted, levels, strict=False))
+
+
+def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """Return whether a topic is for who subscribed to these; for many topics and patterns.
+
+    Patterns that begin alike are looked at once, and a topic only meets those that begin as it
+    does. What is known of the beginning of one topic serves all others that begin so.
+    """
+    begin = _Step([pattern.split(".") for pattern in patterns], 0)
+
+    def wanted(topic: str) -> bool:
+        step = begin
+        for level in topic.split("."):
+            if step.rest:
+                return True
+            step = step.after(level)
+            if not step.patterns:
+                return False
+        return step.ends
+
+    return wanted
+
+
+class _Step:
+    """What of some patterns is left for topics that begin in one way.
+
+    Attributes:
+        patterns: Those that fit so far.
+        ends: Whether one of them ends here.
+        rest: Whether one takes whatever follows.
+    """
+
+    __slots__ = ("_depth", "_next", "_open", "_said", "ends", "patterns", "rest")
+
+    def __init__(self, patterns: list[list[str]], depth: int) -> None:
+        self.patterns = patterns
+        self._depth = depth
+        self._said: dict[str, list[list[str]]] = {}  # what goes on with this very level
+        self._open: list[list[str]] = []  # what goes on with any
+        self._next: dict[str | None, _Step] = {}  # None: a level that nobody says
+        self.ends = self.rest = False
+        for levels in patterns:
+            if len(levels) == depth:
+                self.ends = True
+            elif levels[depth] == ONE:
+                self._open.append(levels)
+            elif levels[depth] == REST:
+                self.rest = True
+            else:
+                self._said.setdefault(levels[depth], []).append(levels)
+
+    def after(self, level: str) -> _Step:
+        """What is left when the topic goes on with this level."""
+        key = level if level in self._said else None
+        step = self._next.get(key)
+        if step is None:
+            said = [] if key is None else self._said[key]
+            step = self._next[key] = _Step(self._open + said, self._depth + 1)
+        return step
 
 
 class _Node(Generic[S]):
