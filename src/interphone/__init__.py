@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         tcp_address,
     )
     from .backoff import Backoff
-    from .client import Client, Outage, Status
+    from .client import Client
     from .contracts import Contract, contract
     from .errors import (
         AddressError,
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from .peer import Call, Peer
     from .run import run
     from .server import Outcome, Server
+    from .status import Outage, Status
     from .stream import Stream
     from .subscription import Gap, Publication, Receipt, Subscription
 
@@ -82,7 +83,7 @@ _HOMES = {
         "tcp_address",
     ),
     "backoff": ("Backoff",),
-    "client": ("Client", "Outage", "Status"),
+    "client": ("Client",),
     "errors": (
         "AddressError",
         "AddressInUse",
@@ -127,6 +128,7 @@ _HOMES = {
     "peer": ("Call", "Peer"),
     "run": ("run",),
     "server": ("Outcome", "Server"),
+    "status": ("Outage", "Status"),
     "stream": ("Stream",),
     "subscription": ("Gap", "Publication", "Receipt", "Subscription"),
 }
