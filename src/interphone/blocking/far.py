@@ -133,6 +133,7 @@ class Far:
     def close(self, reason: object, grace: float) -> bool:
         """As `Client.close`."""
         if not self.seat.taken:
+            self.seat.leave(self)  # in a forked child; the connection is the parent's
             return False
         try:
             return self.seat.run(self.client.close(reason, grace=grace), serve=True)

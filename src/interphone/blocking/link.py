@@ -332,9 +332,8 @@ class Link:
         ticket.listen()
 
     def _may_read(self) -> bool:
-        """Whether nobody reads, or who does was interrupted before it could say so."""
-        reader = self._reader
-        return reader is None or reader.left or reader.settled
+        """Whether nobody reads, or who did was interrupted before it could say so."""
+        return self._reader is None or self._reader.left
 
     def _sleep(self, ticket: Ticket) -> None:
         due = None if self._handed_over else self.session.next_tick

@@ -46,7 +46,9 @@ class Seat:
 
     @property
     def taken(self) -> bool:
-        """Whether it has a portal."""
+        """Whether it has a portal: what a forked child inherited is none."""
+        if self._portal is not None and self._portal.inherited:
+            return False
         return self._portal is not None
 
     @property
@@ -68,7 +70,7 @@ class Seat:
     def leave(self, user: User) -> None:
         """Need it no more."""
         portal, self._portal = self._portal, None
-        if portal is not None:
+        if portal is not None and not portal.inherited:
             leave(user)
 
     def run(

@@ -178,7 +178,9 @@ class Server:
         In the host's thread its handlers are run meanwhile. A handler that closes its own
         server waits for itself, as long as `grace`.
         """
-        if self._seat.taken:
+        if not self._seat.taken:
+            self._seat.leave(self)  # the parent process goes on to serve
+        else:
             try:
                 closing = self._server.close(reason, grace=grace, allow_reconnect=allow_reconnect)
                 self._seat.run(closing, serve=True)

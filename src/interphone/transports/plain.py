@@ -107,10 +107,8 @@ class UnixSocket:
     def __init__(self, sock: socket.socket, credentials: Credentials) -> None:
         self._sock = sock
         self._credentials = credentials
-        self._reading, self._writing, self._both = select.poll(), select.poll(), select.poll()
+        self._reading = select.poll()
         self._reading.register(sock, select.POLLIN)
-        self._writing.register(sock, select.POLLOUT)
-        self._both.register(sock, select.POLLIN | select.POLLOUT)
         self._recv = sock.recv  # bound once: hot path
         self._send = sock.send
 
@@ -134,7 +132,12 @@ class UnixSocket:
 
     def wait_to_send(self, timeout: float, *, reading: bool) -> None:
         """Wait until it takes bytes, or, if asked, there are some to receive."""
-        (self._both if reading else self._writing).poll(math.ceil(timeout * 1_000))
+        fd = self._sock.fileno()
+        if fd < 0:
+            return  # closed by another thread
+        either = select.poll()  # a poll object is for one thread at a time
+        either.register(fd, select.POLLIN | select.POLLOUT if reading else select.POLLOUT)
+        either.poll(math.ceil(timeout * 1_000))
 
     def finish(self) -> None:
         """Say that no more bytes follow."""
