@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ from interphone import (
     tcp_address,
 )
 from interphone.blocking import Call, Client, Peer, Server
+from interphone.blocking.portal import enter, leave
 from support.threads import Gate, Inbox, Worker, no_thread_left
 
 SOON = Backoff(initial=0.001, cap=0.01)
@@ -335,6 +337,56 @@ def test_publications_are_iterated(server, address):
             assert next(last).retained
         assert client.forget("last")
         assert not server.forget("last")
+
+
+class Interrupted(BaseException):
+    pass
+
+
+@pytest.fixture
+def interrupt_soon() -> Iterator[Callable[[], None]]:
+    """Has the main thread raise `Interrupted` when it has waited for a moment."""
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    yield lambda: signal.setitimer(signal.ITIMER_REAL, 0.002) and None
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_an_interrupted_iteration_goes_on_where_it_was(server, address, interrupt_soon):
+    with server, Client(address) as client, client.subscribe("t", of=int) as items:
+        for n in range(20):
+            with pytest.raises(Interrupted):
+                interrupt_soon()
+                next(items)
+            server.publish("t", n)
+            assert next(items).value == n
+
+
+def test_what_came_although_the_waiting_was_interrupted_is_kept(interrupt_soon):
+    class Anybody:
+        async def abandon(self) -> None:
+            pass
+
+    async def stubborn() -> int:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return 7
+        return 0
+
+    user, kept = Anybody(), []
+    portal = enter(user)
+    try:
+        with pytest.raises(Interrupted):
+            interrupt_soon()
+            portal.run(stubborn(), late=kept.append)
+    finally:
+        leave(user)
+    assert kept == [7]
 
 
 def test_another_thread_may_end_an_iteration(server, address):

@@ -291,6 +291,16 @@ def test_an_idle_client_is_not_given_up(address):
         assert list(server.peers) == [client.id]
 
 
+def test_a_server_hangs_up_without_waiting_for_idle_clients(address):
+    server = Server(address, limits=Limits(close_timeout=1000))
+    with server:
+        clients = [Client(address).connect() for _ in range(3)]
+    for client in clients:
+        with pytest.raises(ConnectionClosed, match="Server was shut down"):
+            client.ping()
+        client.close()
+
+
 @contextlib.contextmanager
 def silent(address: str) -> Iterator[None]:
     """A client of ours that never answers, and does not say that it is idle."""

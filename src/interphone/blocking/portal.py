@@ -147,7 +147,7 @@ class Portal:
                 self.loop.call_soon_threadsafe(task.cancel)
                 while not task.done and self._thread.is_alive():
                     mailbox.wait(SLICE)
-            if late is not None and task.succeeded:
+            if task.succeeded and late is not None:
                 late(task.result())
             raise
         return task.result()
