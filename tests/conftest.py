@@ -156,3 +156,11 @@ def address() -> Iterator[str]:
     directory = Path(tempfile.mkdtemp(prefix="ip-", dir="/tmp"))
     yield str(directory / "s")
     shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def may_block(blockbuster: BlockBuster) -> Iterator[None]:
+    """For a test that blocks a running loop on purpose."""
+    blockbuster.deactivate()
+    yield
+    blockbuster.activate()

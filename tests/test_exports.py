@@ -11,10 +11,14 @@ from pathlib import Path
 import pytest
 
 import interphone
+from interphone import blocking
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "interphone"
 MODULES = sorted(p.relative_to(SOURCE) for p in SOURCE.rglob("*.py") if p.name != "__main__.py")
+
+# They resolve their names when they are asked for.
+DOORS = {Path("__init__.py"): interphone, Path("blocking/__init__.py"): blocking}
 
 every_module = pytest.mark.parametrize("module", MODULES, ids=str)
 
@@ -30,8 +34,9 @@ def test_all_is_there_and_sorted(module: Path) -> None:
 @every_module
 def test_all_names_exist(module: Path) -> None:
     defined = {*names_bound_by(tree_of(module).body)}
-    if module == Path("__init__.py"):  # resolves its names when they are asked for
-        defined |= {name for name in interphone.__all__ if hasattr(interphone, name)}
+    for path, door in DOORS.items():
+        if module == path:
+            defined |= {name for name in door.__all__ if hasattr(door, name)}
 
     missing = {*exports(module)} - defined
 
@@ -47,6 +52,12 @@ def test_public_name_resolves(name: str) -> None:
 @pytest.mark.parametrize("name", interphone.__all__)
 def test_public_name_is_documented(name: str) -> None:
     assert re.search(rf"(?<!\w){re.escape(name)}(?!\w)", all_pages()), f"no page mentions {name}"
+
+
+@pytest.mark.parametrize("name", blocking.__all__)
+def test_public_name_of_the_blocking_api_resolves(name: str) -> None:
+    assert getattr(blocking, name) is not None
+    assert name in dir(blocking)
 
 
 PROMISES = re.findall(

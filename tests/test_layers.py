@@ -14,7 +14,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
 MODULES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))
 
 LAYERS = [
-    {"notes", "errors", "address", "hooks", "limits", "backoff", "version"},
+    {"notes", "errors", "address", "hooks", "limits", "backoff", "status", "version"},
     {"protocol"},
     {"transports"},
     {"connection"},
@@ -55,7 +55,17 @@ PURE = {"asyncio", "logging", "os", "socket", "ssl", "sys", "threading", "time"}
 
 # What may be imported only when it is needed: it is not there on every platform.
 LATE = {
-    "transports": {"_overlapped", "_winapi", "ctypes", "fcntl", "grp", "msvcrt", "pwd", "winreg"},
+    "transports": {
+        "_overlapped",
+        "_winapi",
+        "ctypes",
+        "fcntl",
+        "grp",
+        "msvcrt",
+        "pwd",
+        "winreg",
+        "asyncio",
+    },
     "run": {"uvloop"},
     "host": {"tkinter"},
 }
@@ -93,7 +103,8 @@ def test_imports_stand_on_top(module: Path) -> None:
     for function in functions_of(tree_of(module)):
         for node in imports_in(function):
             for name in names_of(node, module):
-                room = own == top(name) == "transports"  # unix.py, pipe.py: one per platform
+                # transports: one per platform; blocking: a client may do without the portal
+                room = own == top(name) in ("transports", "blocking")
                 assert room or name.partition(".")[0] in late, f"{module}:{node.lineno}: {name}"
 
 

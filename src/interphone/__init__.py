@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         tcp_address,
     )
     from .backoff import Backoff
-    from .client import Client, Outage, Status
+    from .client import Client
     from .contracts import Contract, contract
     from .errors import (
         AddressError,
@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from .run import run
     from .server import Outcome, Server
     from .sightings import Sighting
+    from .status import Outage, Status
     from .stream import Stream
     from .subscription import Gap, Publication, Receipt, Subscription
 
@@ -85,7 +86,7 @@ _HOMES = {
         "tcp_address",
     ),
     "backoff": ("Backoff",),
-    "client": ("Client", "Outage", "Status"),
+    "client": ("Client",),
     "errors": (
         "AddressError",
         "AddressInUse",
@@ -131,6 +132,7 @@ _HOMES = {
     "run": ("run",),
     "server": ("Outcome", "Server"),
     "sightings": ("Sighting",),
+    "status": ("Outage", "Status"),
     "stream": ("Stream",),
     "subscription": ("Gap", "Publication", "Receipt", "Subscription"),
 }

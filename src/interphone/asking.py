@@ -10,11 +10,11 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, overload
 
-from .contracts import Contract
+from .contracts import Contract, as_named, name_of
 from .protocol.events import Nonce
 from .stream import WINDOW, Line, Stream
 
-__all__ = ["Items", "OpenStream", "Within", "as_named", "open_named"]
+__all__ = ["Items", "OpenStream", "Within", "open_named"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -99,25 +99,6 @@ class Within:
         return open_named(self._open_stream, method, params, kwargs, self._options)
 
 
-def as_named(method: object, params: tuple[object, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `Peer.call_named` for a call by name or contract."""
-    if not isinstance(method, Contract):
-        return {"method": _name(method), "params": params, **kwargs}
-    if method.stream:
-        raise TypeError(f"{method!r} answers piece by piece: open it by stream()")
-    return {
-        "method": method.name,
-        "returns": method.returns,
-        **method.split(*params, **kwargs)._asdict(),
-    }
-
-
-def _name(method: object) -> str:
-    if not isinstance(method, str):
-        raise TypeError(f"a method is given by its name or contract, not by {method!r}")
-    return method
-
-
 def open_named(
     ask: OpenStream,
     method: object,
@@ -132,7 +113,7 @@ def open_named(
         given = method.split(*params, **kwargs)
         kwargs = {"named": given.named, "items": given.items, "of": method.returns}
         return _open_named(ask, method.name, given.params, **kwargs, **(options or {}))
-    return _open_named(ask, _name(method), params, **kwargs, **(options or {}))
+    return _open_named(ask, name_of(method), params, **kwargs, **(options or {}))
 
 
 def _open_named(

@@ -16,7 +16,6 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from enum import IntEnum
 from functools import partial
 from time import perf_counter
 from types import TracebackType
@@ -25,9 +24,9 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar, overload
 import msgspec
 
 from .address import Address, resolve
-from .asking import Items, Within, as_named, open_named
+from .asking import Items, Within, open_named
 from .backoff import Backoff
-from .contracts import Contract
+from .contracts import Contract, as_named
 from .deadlines import shrunk
 from .declared import Declared
 from .errors import (
@@ -54,6 +53,7 @@ from .protocol.payload import Json
 from .protocol.session import Session
 from .protocol.shapes import Posting
 from .protocol.upgrade import NAMES
+from .status import Outage, Status
 from .stream import Line, Stream
 from .subscription import (
     MAX_QUEUE,
@@ -75,31 +75,6 @@ T = TypeVar("T")
 TopicHandlerT = TypeVar("TopicHandlerT", bound="Callable[[Publication[Any]], object]")
 
 Upgrade = Literal["isdk-ipc", "net-ipc"]
-
-
-class Status(IntEnum):
-    """Where a client is in its life; the numbers are those of the Node packages."""
-
-    IDLE = 0
-    CONNECTING = 1
-    CONNECTED = 2  # the transport stands; the server has not answered yet
-    READY = 3
-    DISCONNECTED = 4
-    RECONNECTING = 5  # waiting to try again
-
-
-class Outage(msgspec.Struct, frozen=True):
-    """Why there is no connection, and what is done about it.
-
-    Attributes:
-        attempts: Attempts made since it began.
-        wait: Seconds until the next one, from when this was made.
-        error: What the last attempt failed with, or how the connection was lost.
-    """
-
-    attempts: int
-    wait: float
-    error: InterphoneError
 
 
 class Client:
@@ -292,6 +267,37 @@ class Client:
             await asyncio.wait([effort])
             if self._effort is effort:  # else the connection is lost again, and it is coming back
                 self._effort = None
+
+    def share(self, errors: Declared) -> None:
+        """Use what is declared elsewhere; for `interphone.blocking`."""
+        self.error = self._handlers.errors = errors
+
+    def adopt(
+        self,
+        id: str | None,
+        payload: object,
+        session: Session | None,
+        start: Callable[[asyncio.BufferedProtocol], None] | None,
+    ) -> None:
+        """Go on with the life of a client that had no loop; for `interphone.blocking`.
+
+        Args:
+            id: Its id.
+            payload: What it gives to `connect`.
+            session: That of its connection; None if it is away.
+            start: Makes the transport of that connection.
+        """
+        self.id, self._payload = id, payload
+        self._closing, self._end, self._attempts = False, None, 1
+        self._introspection.begin()
+        if session is None or start is None:
+            self.status = Status.DISCONNECTED
+            self._come_back(ConnectionLost("it was lost while nobody looked"))
+            return
+        peer = Peer(self._events, self._handlers, session)
+        peer.id = id or ""
+        start(peer.connection)
+        self._stand(peer)
 
     async def close(self, reason: object = None, *, grace: float = 5.0) -> bool:
         """Say goodbye and stop coming back. Iterators end; whoever waits is told. Idempotent.

@@ -27,6 +27,7 @@ from .errors import (
     WrongThread,
 )
 from .protocol.events import Reactions
+from .protocol.messages import IDLE
 from .protocol.session import Session
 from .protocol.states import State
 from .transports import hung_up, same_owner
@@ -398,7 +399,9 @@ class Connection(asyncio.BufferedProtocol):
         if transport is None or transport.is_closing():
             return
         self._write()
-        if transport.can_write_eof():
+        if IDLE in self._session.can:  # it reads that when it is used, and need not answer
+            transport.close()
+        elif transport.can_write_eof():
             transport.write_eof()
         self._abort_later()
 

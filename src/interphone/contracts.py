@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from .signatures import answer_of, item_of, params_of, signature_of, without
 
-__all__ = ["MAX_NAME", "Contract", "Given", "check_name", "contract"]
+__all__ = ["MAX_NAME", "Contract", "Given", "as_named", "check_name", "contract", "name_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,6 +63,7 @@ class Contract(Generic[P, R]):
         returns: Type of its result, or of its items; Any if the signature does not tell.
         stream: Whether it answers piece by piece: it returns an ``AsyncIterator``.
         reads: Type of the items it is sent piece by piece; None if it has no such parameter.
+        stream_parameter: Name of that parameter, or None.
     """
 
     def __init__(self, name: str, function: Callable[P, R]) -> None:
@@ -75,7 +76,7 @@ class Contract(Generic[P, R]):
         streams = [each for each in self.signature.parameters.values() if item_of(each)]
         if len(streams) > 1:
             raise ValueError(f"{label} reads more than one stream")
-        self._stream = streams[0].name if streams else None
+        self.stream_parameter = streams[0].name if streams else None
         self.reads = item_of(streams[0]) if streams else None
         self._others = without(self.signature, streams)
         self.params = params_of(self._others, label)
@@ -91,8 +92,28 @@ class Contract(Generic[P, R]):
             TypeError: They do not fit the signature.
         """
         bound = self.signature.bind(*args, **kwargs)
-        if self._stream is None:
+        if self.stream_parameter is None:
             return Given(bound.args, bound.kwargs)
-        items = bound.arguments.pop(self._stream, ())
+        items = bound.arguments.pop(self.stream_parameter, ())
         others = inspect.BoundArguments(self._others, bound.arguments)
         return Given(others.args, others.kwargs, items)
+
+
+def as_named(method: object, params: tuple[object, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `Peer.call_named` for a call by name or contract."""
+    if not isinstance(method, Contract):
+        return {"method": name_of(method), "params": params, **kwargs}
+    if method.stream:
+        raise TypeError(f"{method!r} answers piece by piece: open it by stream()")
+    return {
+        "method": method.name,
+        "returns": method.returns,
+        **method.split(*params, **kwargs)._asdict(),
+    }
+
+
+def name_of(method: object) -> str:
+    """Return the name that a method was given by; raise `TypeError` if it is none."""
+    if not isinstance(method, str):
+        raise TypeError(f"a method is given by its name or contract, not by {method!r}")
+    return method

@@ -2,13 +2,15 @@
 
 It travels along with a request, and shrinks: what a handler asks of others while it runs
 may take no longer than what is left. What it leaves behind (a connection, a task) has a
-copy of its context for good; so a deadline is an object, and is over with its handler.
+copy of its context for good; so a deadline is an object, and is over with its handler. It is
+kept in the time of `time.monotonic`, because what a handler asks may be asked in another
+thread, by another loop or by none.
 """
 
 from __future__ import annotations
 
-import asyncio
 from contextvars import ContextVar
+from time import monotonic
 
 from .errors import RequestTimeout
 
@@ -19,7 +21,7 @@ class Deadline:
     """When the asker of one request stops waiting, as long as it is being handled.
 
     Attributes:
-        until: In the loop's time; None: never, or it has been answered.
+        until: By `time.monotonic`; None: never, or it has been answered.
     """
 
     __slots__ = ("until",)
@@ -43,7 +45,7 @@ def set_deadline(until: float | None) -> Deadline:
 
 
 def current_deadline() -> float | None:
-    """When the asker stops waiting, in the loop's time; None: never, or nobody asks."""
+    """When the asker stops waiting, by `time.monotonic`; None: never, or nobody asks."""
     deadline = _deadline.get()
     return None if deadline is None else deadline.until
 
@@ -57,7 +59,7 @@ def shrunk(timeout: float | None) -> float | None:
     until = current_deadline()
     if until is None:
         return timeout
-    left = until - asyncio.get_running_loop().time()
+    left = until - monotonic()
     if left <= 0:
         raise RequestTimeout(0.0, delivery="not_sent")
     return left if timeout is None else min(timeout, left)

@@ -12,7 +12,6 @@ them. What does not fit stays a `RemoteError`.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import typing
 from collections.abc import Callable, Iterator
@@ -106,11 +105,10 @@ class Declared:
         return failure, fault
 
     def _told(self, codec: Codec, error: BaseException) -> tuple[Failure, Exception | None]:
-        if isinstance(error, asyncio.CancelledError):
-            why = "the handler was cancelled"
-            return Failure("failed", why, "CancelledError"), _fault(error)
         failure = failure_of(error)
         if not isinstance(error, Exception):
+            if failure.kind == "CancelledError":  # asyncio's, which not everybody here imports
+                failure.message = "the handler was cancelled"
             return failure, _fault(error)
         declaration = self._declaration_of(error)
         if declaration is None:

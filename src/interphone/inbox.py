@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from inspect import iscoroutine
+from time import monotonic
 from typing import Any, NamedTuple
 
 import msgspec
@@ -332,7 +333,7 @@ class Inbox:
     ) -> None:
         """Answer in a task with what `work` returns; `loose` is a coroutine it will await."""
         self._take_on(raw, credited=True)
-        until = None if deadline is None else asyncio.get_running_loop().time() + deadline
+        until = None if deadline is None else monotonic() + deadline
         answer = self._handlers.tasks.start(self._answer(nonce, work, until, envelope))
 
         def ended(task: asyncio.Task[None]) -> None:

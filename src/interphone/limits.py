@@ -9,7 +9,13 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["Limits"]
+__all__ = ["DEFAULT_TIMEOUT", "MAX_QUEUE", "Limits"]
+
+DEFAULT_TIMEOUT = 10.0
+"""Seconds a request waits unless told otherwise; ``timeout=None`` waits without limit."""
+
+MAX_QUEUE = 16_384
+"""Publications that the queue of a subscription holds unless told otherwise."""
 
 LARGEST_FRAME = 2**31 - 1  # the Node packages cannot write a tag beyond it
 

@@ -42,6 +42,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., object])
 CallT = TypeVar("CallT")
+OtherCallT = TypeVar("OtherCallT")
 
 
 class Method:
@@ -72,6 +73,7 @@ class Method:
         limit: int | None = None,
         collect: bool = False,
         hosted: bool = False,
+        make_call: Callable[[Any], object] | None = None,
     ) -> None:
         if limit is not None and limit < 1:
             raise ValueError(f"limit={limit}: a method needs room for one call")
@@ -85,6 +87,7 @@ class Method:
         self.limit = limit
         self.doc = inspect.getdoc(plain) or ""
         self.injected, signature = without_injected(signature, call_type, label)
+        self._make_call = make_call
         self.reads = read_by(self.injected, self.handler.place, label)
         self.params = params_of(signature, label)
         self.calls = 0
@@ -126,7 +129,9 @@ class Method:
         except PayloadError:
             args, kwargs = self._bind_each(codec, params, named)
         for each in self.injected:
-            given = call if each.item is None else items
+            given = items
+            if each.item is None:
+                given = call if self._make_call is None else self._make_call(call)
             if each.place is not None and each.place <= len(args):
                 args.insert(each.place, given)
             else:
@@ -271,7 +276,20 @@ class Methods(Generic[CallT]):
     def __init__(self, call_type: type[CallT], *, hosted: bool = False) -> None:
         self._call_type = call_type
         self._hosted = hosted
+        self._make_call: Callable[[Any], object] | None = None
         self._methods: dict[str, Method] = {}
+
+    def inject(
+        self, call_type: type[OtherCallT], make: Callable[[CallT], OtherCallT]
+    ) -> Methods[OtherCallT]:
+        """Give methods another call, made of theirs, and take no coroutines.
+
+        For the blocking end of this Server or Client, before anything is registered.
+        """
+        methods: Any = self
+        methods._call_type, methods._make_call = call_type, make
+        other: Methods[OtherCallT] = methods
+        return other
 
     @overload
     def __call__(
@@ -343,7 +361,10 @@ class Methods(Generic[CallT]):
             limit=limit,
             collect=collect,
             hosted=self._hosted,
+            make_call=self._make_call,
         )
+        if self._make_call is not None and method.handler.place == "loop":
+            raise ValueError(f"{function!r} is a coroutine function: a blocking end cannot run it")
         if of is not None:
             _check_implements(method, of)
         self._methods[name] = method

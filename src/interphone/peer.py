@@ -20,24 +20,25 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
 import msgspec
 
-from .asking import Items, Within, as_named, open_named
+from .asking import Items, Within, open_named
 from .calls import Report
 from .connection import Connection
-from .contracts import Contract
+from .contracts import Contract, as_named
 from .deadlines import shrunk
 from .errors import (
     ConnectionClosed,
     ConnectionLost,
     InterphoneError,
-    PayloadError,
     RemoteError,
     RequestTimeout,
     Unsupported,
 )
 from .handlers import Handlers, handling
 from .inbox import Inbox
+from .limits import DEFAULT_TIMEOUT
 from .protocol.events import Counts, Nonce, Reactions
 from .protocol.messages import Hello, Welcome
+from .protocol.payload import result_of
 from .protocol.session import Session
 from .protocol.shapes import Marks, Posting, Terms
 from .protocol.states import State
@@ -47,9 +48,6 @@ __all__ = ["DEFAULT_TIMEOUT", "Call", "Peer", "PeerEvents", "reason_of"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-DEFAULT_TIMEOUT = 10.0
-"""Seconds a request waits unless told otherwise; ``timeout=None`` waits without limit."""
 
 
 class PeerEvents(NamedTuple):
@@ -251,11 +249,7 @@ class Peer:
         return own
 
     def _result(self, raw: msgspec.Raw, returns: Any) -> Any:
-        try:
-            return self._session.codec.decode(raw, returns) if raw else _nothing(returns)
-        except PayloadError as exc:
-            exc.delivery = "maybe_sent"
-            raise
+        return result_of(self._session.codec, raw, returns)
 
     @overload
     async def call(
@@ -573,13 +567,13 @@ class Peer:
         raw = await self._answer_to(nonce, answer, of_handler=False)
         return self._session.codec.decode(raw) if raw else None
 
-    def _answered(self, token: object, raw: msgspec.Raw) -> None:
-        assert isinstance(token, asyncio.Future | Stream)
+    # Tokens are Futures and Streams, and the like, which a connection may bring along.
+
+    def _answered(self, token: Any, raw: msgspec.Raw) -> None:
         if not token.done():
             token.set_result(raw)
 
-    def _failed(self, token: object, error: InterphoneError) -> None:
-        assert isinstance(token, asyncio.Future | Stream)
+    def _failed(self, token: Any, error: InterphoneError) -> None:
         if token.done():
             return
         if isinstance(token, Stream) and isinstance(error, RemoteError):
@@ -643,14 +637,6 @@ def reason_of(error: InterphoneError) -> Any:
     if isinstance(error, ConnectionClosed):
         return error.reason
     return error.reason if isinstance(error, ConnectionLost) else error
-
-
-def _nothing(returns: Any) -> Any:
-    """Decode an answer without a value, which JavaScript calls undefined."""
-    try:
-        return None if returns is Any else msgspec.convert(None, returns)
-    except msgspec.ValidationError as exc:
-        raise PayloadError(str(exc)) from exc
 
 
 def _put(token: object, raw: msgspec.Raw) -> None:

@@ -20,12 +20,13 @@ from collections.abc import (
     Iterator,
 )
 from itertools import accumulate
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec.inspect import CustomType, Field, Type, type_info
 
-from .handlers import Place
+if TYPE_CHECKING:
+    from .handlers import Place
 
 __all__ = [
     "Injected",

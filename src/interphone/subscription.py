@@ -17,6 +17,7 @@ import msgspec
 
 from .errors import InterphoneError, LocalProtocolError, Overflow, TopicError
 from .hooks import Runner, being_cancelled
+from .limits import MAX_QUEUE
 from .protocol.payload import Codec
 from .protocol.shapes import Ack
 from .protocol.topics import Topics, is_pattern, matches, pattern_fault, topic_fault
@@ -46,7 +47,6 @@ make publishers wait. Whatever is lost is counted in `Subscription.dropped`."""
 
 POLICIES = get_args(OverflowPolicy)
 
-MAX_QUEUE = 16_384
 MAX_QUEUE_BYTES = 8 * 1024 * 1024
 
 

@@ -1708,6 +1708,31 @@ def test_node_gets_no_heartbeat() -> None:
     assert lone.session.next_tick is None
 
 
+@pytest.mark.parametrize("role", ["client", "server"])
+def test_idle_peer_is_not_asked_for_a_sign_of_life(role: Any) -> None:
+    lone = LoneSession(role, heartbeat=20.0).open(
+        interphone={"version": 1, "dialects": ["classic"], "can": ["idle"]}
+    )
+
+    assert lone.session.next_tick is None
+    assert "idle" in lone.session.can
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_only_an_idle_end_says_so(idle: bool) -> None:
+    session = Session("client", idle=idle)
+    session.open()
+
+    assert (b'"idle"' in session.data_to_send()) is idle
+
+
+def test_idle_end_that_waits_looks_after_its_server_as_any_other() -> None:
+    lone = LoneSession("client", heartbeat=20.0, idle=True).open_to_interphone()
+
+    assert "idle" not in lone.session.can
+    assert lone.session.next_tick == 20.0
+
+
 def test_heartbeat_is_off_where_none_is_set() -> None:
     assert server().open_to_interphone().session.next_tick is None
 

@@ -680,7 +680,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def no_more_is_asked_than_there_is_room_for(self) -> None:
-        for role, end in self.ends.items():
+        for end in self.ends.values():
             if not self.as_node:
                 assert len(end.session._turnstile) <= MAX_INFLIGHT
             if not self.spoilt:

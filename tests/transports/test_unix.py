@@ -20,7 +20,7 @@ import pytest
 
 from interphone.address import PipeAddress, UnixAddress, path_limit
 from interphone.errors import AddressError, AddressInUse, ConnectError, Unsupported
-from interphone.transports import Credentials, connect, credentials, listen, sockets, unix
+from interphone.transports import Credentials, connect, credentials, listen, plain, sockets, unix
 from interphone.transports import claim as claims
 from support.transports import OWN_CHECKS, Check, OpenPair, Pair, Recorder, finish, settle
 
@@ -842,7 +842,8 @@ def test_strangers_are_turned_away_before_anything_is_made(
         )
         near = Recorder()
         await connect(UnixAddress(address), lambda: near)
-        monkeypatch.setattr(unix, "peer_credentials", lambda _: found)
+        for module in (unix, plain):
+            monkeypatch.setattr(module, "peer_credentials", lambda _: found)
         await near.until_called("lost")
         assert listener.refused == 1
         with pytest.raises(ConnectError) as caught:

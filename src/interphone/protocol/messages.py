@@ -43,6 +43,7 @@ __all__ = [
     "DEMAND",
     "END",
     "GRANT",
+    "IDLE",
     "INPUT",
     "ITEM",
     "MESSAGE",
@@ -81,6 +82,9 @@ VERSION = 1
 
 CAPABILITIES: tuple[str, ...] = ("errors", "streams", "progress", "topics")
 """What this end can do beyond `VERSION`; nothing of it is used unless both ends show the word."""
+
+IDLE = "idle"
+"""Shown by an end that reads only while it waits for something: its silence means nothing."""
 
 
 class Packet(msgspec.Struct, gc=False):

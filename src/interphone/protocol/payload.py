@@ -35,6 +35,7 @@ __all__ = [
     "lenient_json_members",
     "lenient_msgpack",
     "lenient_msgpack_members",
+    "result_of",
 ]
 
 ABSENT = msgspec.Raw()
@@ -493,3 +494,24 @@ _WIDTHS |= {0xCA: (4, 0), 0xCB: (8, 0)}
 _WIDTHS |= {0xCC + n: (1 << n, 0) for n in range(4)} | {0xD0 + n: (1 << n, 0) for n in range(4)}
 _WIDTHS |= {0xD4 + n: (1 + (1 << n), 0) for n in range(5)}
 _WIDTHS |= {0xDC: (0, 2), 0xDD: (0, 4), 0xDE: (0, 2), 0xDF: (0, 4)}
+
+
+def result_of(codec: Codec, raw: msgspec.Raw, returns: Any) -> Any:
+    """Decode an answer as what was asked for; without a value it is None.
+
+    Raises:
+        PayloadError: It is not of that type. The request may have been handled.
+    """
+    try:
+        return codec.decode(raw, returns) if raw else _nothing(returns)
+    except PayloadError as exc:
+        exc.delivery = "maybe_sent"
+        raise
+
+
+def _nothing(returns: Any) -> Any:
+    """Decode an answer without a value, which JavaScript calls undefined."""
+    try:
+        return None if returns is Any else msgspec.convert(None, returns)
+    except msgspec.ValidationError as exc:
+        raise PayloadError(str(exc)) from exc

@@ -58,6 +58,7 @@ from .messages import (
     DEMAND,
     END,
     GRANT,
+    IDLE,
     INPUT,
     ITEM,
     MESSAGE,
@@ -143,6 +144,7 @@ class Session:
         upgrades: bool = False,
         dialects: tuple[str, ...] = ("classic",),
         heartbeat: float | None = None,
+        idle: bool = False,
         now: float = 0.0,
     ) -> None:
         self.role = role
@@ -161,6 +163,7 @@ class Session:
         self._messagepack = messagepack
         self._upgrades = upgrades
         self._dialects = dialects
+        self._shown = (*CAPABILITIES, IDLE) if idle else CAPABILITIES
         self.native = False
         self._heartbeat = Heartbeat(heartbeat, now)
         self._wire = Wire(
@@ -422,7 +425,7 @@ class Session:
 
     def _identity(self) -> Identity:
         room = Room(self.limits.max_inflight, self.limits.max_held)
-        return Identity(VERSION, self._dialects, can=CAPABILITIES, credit=room)
+        return Identity(VERSION, self._dialects, can=self._shown, credit=room)
 
     def _agreed(self) -> Identity:
         identity = self._identity()
@@ -447,7 +450,7 @@ class Session:
 
     def _learn(self, shown: object) -> None:
         """Note what the other end shows of itself."""
-        self.can = handshake.common_capabilities(shown, CAPABILITIES)
+        self.can = handshake.common_capabilities(shown, (*CAPABILITIES, IDLE))
         self.credit = handshake.credit_of(shown)
         if self.credit is not None:
             self._turnstile.restrict(self.credit.requests, self.credit.bytes)
@@ -456,7 +459,7 @@ class Session:
         """Both CONNECTION frames are plain JSON; everything after them is what was agreed."""
         self._switch()
         self._wire.limit = self.limits.max_frame
-        if self.interphone:
+        if self.interphone and IDLE not in self.can:
             self._heartbeat.start()
             self._note_due()
 

@@ -17,34 +17,39 @@ What they ask of a protocol and its owner, because the event loop's own transpor
 
 from __future__ import annotations
 
-import asyncio
 import os
 import select
-import ssl
 import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from ..address import Address, MemoryAddress, PipeAddress, TcpAddress, UnixAddress
 from ..errors import Unsupported
 
+if TYPE_CHECKING:  # blocking clients connect without them
+    import asyncio
+    import ssl
+
 __all__ = [
     "Credentials",
     "Factory",
     "Listener",
+    "PlainSocket",
     "WriteGate",
     "connect",
+    "connect_socket",
     "hung_up",
     "listen",
     "own_credentials",
+    "plain_sockets",
     "same_owner",
 ]
 
 HIGH_MARK = 64 * 1024
 
-Factory = Callable[[], asyncio.BufferedProtocol]
+Factory = Callable[[], "asyncio.BufferedProtocol"]
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -78,6 +83,46 @@ class Listener(Protocol):
 
     def close(self) -> None:
         """Stop accepting and remove our files; accepted connections stay. Idempotent."""
+
+
+class PlainSocket(Protocol):
+    """A connection for threads that wait for it themselves.
+
+    One thread may receive while others send, one at a time. Signals interrupt every wait, as
+    they do Python's own: `KeyboardInterrupt` comes through.
+    """
+
+    def send(self, data: bytes) -> int:
+        """Send what the system takes at once; return how many bytes that were.
+
+        Raises:
+            OSError: The other end is gone.
+        """
+
+    def receive(self) -> bytes | None:
+        """Return what has come, None if nothing has, or b"" at the end; never wait.
+
+        Raises:
+            OSError: The connection broke.
+        """
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for bytes, or the end; return whether there is something to receive."""
+
+    def wait_to_send(self, timeout: float, *, reading: bool) -> None:
+        """Wait until it takes bytes, or, if asked, there are some to receive."""
+
+    def finish(self) -> None:
+        """Say that no more bytes follow."""
+
+    def stop(self) -> None:
+        """End the connection and every wait for it; the descriptor stays until `close`."""
+
+    def close(self) -> None:
+        """Give the descriptor back. Idempotent."""
+
+    def hand_over(self, protocol: asyncio.BufferedProtocol) -> None:
+        """Go on as a transport of the running loop; this object is not used any more."""
 
 
 async def listen(
@@ -169,6 +214,25 @@ async def connect(
     from . import unix
 
     return unix.connect(address, factory, allowed_uids=allowed_uids)
+
+
+def plain_sockets(address: Address) -> bool:
+    """Tell whether `connect_socket` can be used for this address on this system."""
+    return sys.platform != "win32" and isinstance(address, UnixAddress)
+
+
+def connect_socket(address: Address, *, allowed_uids: frozenset[int] | None = None) -> PlainSocket:
+    """Connect without an event loop, in one attempt; who listens is looked at as by `connect`.
+
+    Raises:
+        Unsupported: There is no such thing for this address: see `plain_sockets`.
+        Everything `connect` raises.
+    """
+    if sys.platform == "win32" or not isinstance(address, UnixAddress):
+        raise Unsupported(f"no plain socket leads to {address}")
+    from . import plain
+
+    return plain.connect(address, allowed_uids=allowed_uids)
 
 
 def hung_up(transport: asyncio.BaseTransport) -> bool:

@@ -14,12 +14,13 @@ import socket
 import sys
 
 from ..address import UnixAddress
-from ..errors import AddressError, AddressInUse, ConnectError
-from . import Credentials, Factory
+from ..errors import AddressError, AddressInUse
+from . import Factory
 
 if sys.platform != "win32":
-    from .claim import OWNER_ONLY, Claim, open_directory
+    from .claim import OWNER_ONLY, Claim
     from .credentials import peer_credentials, trusted
+    from .plain import NO_RESOURCES, connect_socket
     from .sockets import SocketTransport
 
 assert sys.platform != "win32"
@@ -35,15 +36,6 @@ RETRY_DELAY = 0.1
 """Seconds without accepting when the system has no resources at all."""
 
 LOG_INTERVAL = 1.0
-
-NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-TRANSIENT = NO_RESOURCES | {
-    errno.ENOENT,
-    errno.ECONNREFUSED,
-    errno.ECONNRESET,
-    errno.EAGAIN,
-    errno.EINTR,
-}
 
 log = logging.getLogger("interphone.transports")
 
@@ -66,64 +58,6 @@ def connect(
         raise
     transport.start()
     return transport
-
-
-def connect_socket(
-    address: UnixAddress, *, allowed_uids: frozenset[int] | None = None
-) -> tuple[socket.socket, Credentials]:
-    """Connect a non-blocking socket to a path, and tell who listens there.
-
-    asyncio's `sock_connect` is not used: it takes a full backlog for success.
-
-    Args:
-        address: Where somebody listens.
-        allowed_uids: Users the server may run as; by default only our own.
-
-    Raises:
-        ConnectError: Nobody is there, or nobody we may talk to.
-        AddressError: The private directory is not safe.
-    """
-    if address.private:
-        _verify_private(address)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.connect(address.path)
-        return sock, _trusted_server(sock, address, allowed_uids)
-    except OSError as exc:
-        sock.close()
-        if isinstance(exc, ConnectError):
-            raise
-        raise _connect_error(address, exc) from exc
-
-
-def _verify_private(address: UnixAddress) -> None:
-    try:
-        os.close(open_directory(address))
-    except FileNotFoundError as exc:
-        raise _connect_error(address, exc) from exc
-
-
-def _trusted_server(
-    sock: socket.socket, address: UnixAddress, allowed_uids: frozenset[int] | None
-) -> Credentials:
-    credentials = peer_credentials(sock)
-    if credentials is None:
-        raise ConnectError(f"cannot tell who runs the server at {address}")
-    if not trusted(credentials, allowed_uids):
-        uid = credentials.uid
-        raise ConnectError(f"the server at {address} runs as uid {uid}, which is not allowed")
-    return credentials
-
-
-def _connect_error(address: UnixAddress, exc: OSError) -> ConnectError:
-    reasons = {
-        errno.ENOENT: "nobody listens there",
-        errno.ECONNREFUSED: "nobody listens there any more",
-        errno.EAGAIN: "the server is there, but too many others wait for it",
-    }
-    reason = reasons.get(exc.errno or 0) or exc.strerror or str(exc)
-    return ConnectError(f"cannot connect to {address}: {reason}", transient=exc.errno in TRANSIENT)
 
 
 # Listening

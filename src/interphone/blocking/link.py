@@ -1,0 +1,583 @@
+"""Link: one connection without an event loop, driven by the threads that wait for answers.
+
+Whoever asks writes by itself, and then waits. The first that waits reads for all the others,
+who sleep until it has their answer, or until it has its own and leaves the reading to one of
+them. Nobody reads while nobody waits.
+
+    lock      guards the session, what is not sent yet, and who reads; nobody waits within it
+    reader    the ticket of the thread that reads; None: nobody does
+
+An interrupt (Ctrl-C) may come between any two steps. While a thread waits that is harmless.
+While it holds the lock something may be half done: then the connection is broken off, and
+everybody who waits is told.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any
+
+import msgspec
+
+from ..errors import (
+    ConnectError,
+    ConnectionClosed,
+    ConnectionLost,
+    HandshakeError,
+    InterphoneError,
+    MethodNotFound,
+    PayloadError,
+    RequestTimeout,
+)
+from ..protocol.events import Nonce, Options, Reactions
+from ..protocol.messages import Asked, Failure, Welcome
+from ..protocol.session import Session
+from ..protocol.states import State
+from ..transports import PlainSocket
+
+__all__ = ["Link", "MovedError", "Ticket"]
+
+SLICE = 1.0  # seconds of one wait; what was missed is seen then
+
+
+class MovedError(Exception):
+    """An event loop drives the connection now: ask there."""
+
+
+class Ticket:
+    """A request, and the thread that waits for its answer.
+
+    Args:
+        hear: Is called in that thread with what is reported meanwhile.
+    """
+
+    __slots__ = ("error", "hear", "left", "news", "raw", "settled", "wake")
+
+    def __init__(self, hear: Callable[[msgspec.Raw], None] | None = None) -> None:
+        self.settled = False
+        self.left = False  # nobody waits any more
+        self.raw = msgspec.Raw()
+        self.error: InterphoneError | None = None
+        self.hear = hear
+        self.news: deque[msgspec.Raw] = deque()
+        self.wake: SimpleQueue[None] | None = None
+
+    # As a Future: whoever reads may be an event loop, after a while
+
+    def done(self) -> bool:
+        """Whether it is settled."""
+        return self.settled
+
+    def set_result(self, raw: msgspec.Raw) -> None:
+        """The answer came."""
+        self.raw = raw
+        self._settle()
+
+    def set_exception(self, error: InterphoneError) -> None:
+        """There is none, and why."""
+        self.error = error
+        self._settle()
+
+    def report(self, raw: msgspec.Raw) -> None:
+        """Something is reported before the answer."""
+        if self.hear is not None:
+            self.news.append(raw)
+            self.rouse()
+
+    def _settle(self) -> None:
+        self.settled = True
+        self.rouse()
+
+    def rouse(self) -> None:
+        """Wake its thread up, if that sleeps."""
+        wake = self.wake
+        if wake is not None:
+            wake.put(None)
+
+    # What its thread does
+
+    def sleep(self, timeout: float) -> None:
+        """Wait until it is roused."""
+        wake = self.wake
+        assert wake is not None
+        if not self.settled:  # else nobody may have seen `wake`
+            with suppress(Empty):
+                wake.get(timeout=timeout)
+
+    def listen(self) -> None:
+        """Hear what was reported."""
+        while self.news:
+            raw = self.news.popleft()
+            assert self.hear is not None
+            self.hear(raw)
+
+    def result(self) -> msgspec.Raw:
+        """Return the answer, or raise why there is none."""
+        if self.error is not None:
+            raise self.error
+        return self.raw
+
+
+class Link:
+    """One connection.
+
+    Attributes:
+        session: Its protocol state.
+        id: What the server calls this client.
+        forget: Takes back a request; another one when the link was handed over.
+        used: When it was last used.
+    """
+
+    def __init__(self, socket: PlainSocket, session: Session) -> None:
+        self.session = session
+        self.id = ""
+        self.used = monotonic()
+        self.forget: Callable[[Nonce], None] = self._forget
+        self._socket = socket
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._out = b""  # what the system did not take
+        self._reader: Ticket | None = None
+        self._waiting: dict[Ticket, None] = {}
+        self._wanted = False  # somebody takes the connection away from its reader
+        self._handed_over = False
+        self._left: SimpleQueue[None] = SimpleQueue()  # a reader has left
+        self._opened: Welcome | None = None
+        self._react = Reactions(
+            hello=_ignored,
+            opened=self._on_opened,
+            message=_ignored,
+            request=self._on_request,
+            answered=_settle,
+            failed=_fail,
+            subscribe=_ignored,
+            unsubscribe=_ignored,
+            publish=_ignored,
+            publication=_ignored,
+            goodbye=_ignored,
+            unreadable=_ignored,
+            violated=_ignored,
+            call=self._on_call,
+            cancelled=_ignored,
+            open=self._on_call,
+            item=_ignored,
+            granted=_ignored,
+            input=_ignored,
+            demanded=_ignored,
+            progress=_report,
+            forget=_ignored,
+            allowed=_ignored,
+            missed=_ignored,
+        )
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be asked; as far as anybody has looked."""
+        return self.session.state is State.OPEN
+
+    @property
+    def inherited(self) -> bool:
+        """Whether it belongs to the parent of this process."""
+        return os.getpid() != self._pid
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether an event loop drives it now."""
+        return self._handed_over
+
+    # Opening
+
+    def open(
+        self, payload: object, *, id: str | None, upgrade_to: str | None, until: float
+    ) -> None:
+        """Have the server let us in.
+
+        Raises:
+            Refused: It says no.
+            ConnectError: It does not answer in time, or hangs up.
+            HandshakeError: It speaks something else.
+        """
+        session = self.session
+        encoded = None if payload is None else session.codec.encode(payload)
+        with self._lock:
+            session.open(encoded, id=id, upgrade_to=upgrade_to)
+            self._write()
+        while self._opened is None and session.state is not State.CLOSED:
+            left = until - monotonic()
+            if left <= 0:
+                raise ConnectError("the server did not answer in time", transient=True)
+            if self._out:
+                self._socket.wait_to_send(min(left, SLICE), reading=True)
+            elif not self._socket.wait(min(left, SLICE)):
+                continue
+            with self._lock:
+                self._receive()
+        if self._opened is None:
+            raise _not_opened(session.error)
+
+    def _on_opened(self, welcome: Welcome) -> None:
+        self.id = welcome.id if isinstance(welcome.id, str) else str(welcome.id)
+        self._opened = welcome
+
+    # Asking
+
+    def send(self, data: object) -> None:
+        """Send a message; wait until the system has taken it.
+
+        Raises:
+            ConnectionLost: The connection is gone; see `.delivery`.
+        """
+        payload = self.session.codec.encode(data)
+        self._flush(None)
+        with self._lock:
+            self._guarded(self._put_message, payload)
+        self._flush(None)
+
+    def _put_message(self, payload: bytes) -> None:
+        self._check_mine()
+        self.session.send(payload)
+        if not self._write():
+            raise ConnectionLost(self.session.error, delivery="not_sent")
+
+    def ask(
+        self,
+        verb: Callable[..., Nonce],
+        *args: object,
+        timeout: float | None,
+        hear: Callable[[msgspec.Raw], None] | None = None,
+        **options: Any,
+    ) -> msgspec.Raw:
+        """Ask by a verb of the session, and wait for the answer.
+
+        Raises:
+            RequestTimeout: None came in time.
+            ConnectionLost: The connection is gone; see `.delivery`.
+        """
+        if self._out:
+            started = monotonic()
+            self._flush(timeout)
+            timeout = None if timeout is None else timeout - (monotonic() - started)
+        ticket = Ticket(hear)
+        with self._lock:
+            nonce = self._guarded(self._put_request, verb, args, ticket, timeout, options)
+        try:
+            while not ticket.settled:
+                self._wait(ticket)
+        except BaseException:
+            ticket.left = True
+            self.forget(nonce)
+            raise
+        return ticket.result()
+
+    def _put_request(
+        self,
+        verb: Callable[..., Nonce],
+        args: tuple[object, ...],
+        ticket: Ticket,
+        timeout: float | None,
+        options: dict[str, Any],
+    ) -> Nonce:
+        self._check_mine()
+        nonce = verb(*args, ticket, now=monotonic(), timeout=timeout, **options)
+        if not self._write() and ticket.error is not None:
+            ticket.error.delivery = "not_sent"  # the other end was gone before
+        return nonce
+
+    def _check_mine(self) -> None:
+        if self._handed_over:
+            raise MovedError
+
+    def _forget(self, nonce: Nonce) -> None:
+        with self._lock:
+            if not self._handed_over:
+                self.session.forget(nonce)
+                self._write()
+
+    def _guarded(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function that changes the session; break the connection off if it does not end."""
+        try:
+            return function(*args)
+        except Exception:
+            raise
+        except BaseException:
+            self._lose(ConnectionLost("a thread was interrupted while it used the connection"))
+            raise
+
+    # Waiting
+
+    def _wait(self, ticket: Ticket) -> None:
+        """Read until the ticket is settled, or sleep a while as long as another thread reads."""
+        with self._lock:
+            if ticket.settled:
+                return
+            reading = not (self._wanted or self._handed_over) and self._may_read()
+            if reading:
+                self._reader, ticket.left = ticket, False
+            else:
+                ticket.wake = ticket.wake or SimpleQueue()
+                self._waiting[ticket] = None
+        try:
+            if reading:
+                self._read(ticket)
+            else:
+                self._sleep(ticket)
+        finally:
+            self._pass_on(ticket)
+        ticket.listen()
+
+    def _may_read(self) -> bool:
+        """Whether nobody reads, or who did was interrupted before it could say so."""
+        return self._reader is None or self._reader.left
+
+    def _sleep(self, ticket: Ticket) -> None:
+        due = None if self._handed_over else self.session.next_tick
+        ticket.sleep(SLICE if due is None else min(SLICE, max(due - monotonic(), 0.0)))
+        with self._lock:
+            if not (ticket.settled or self._handed_over):
+                self._guarded(self._tick)
+
+    def _pass_on(self, ticket: Ticket) -> None:
+        """Leave; if this one read, have another do it."""
+        ticket.left = True  # even if an interrupt comes before the rest is done
+        with self._lock:
+            self._waiting.pop(ticket, None)
+            if self._reader is ticket:
+                self._reader = None
+                if self._wanted:
+                    self._left.put(None)
+            if self._reader is None and not self._wanted:
+                for next_one in self._waiting:
+                    next_one.rouse()
+                    break
+            self._close_if_over()
+
+    def _read(self, ticket: Ticket) -> None:
+        """Read, for everybody, until the ticket is settled or has news."""
+        session, socket = self.session, self._socket
+        while not (ticket.settled or ticket.news or self._wanted):
+            due = session.next_tick
+            timeout = SLICE if due is None else min(SLICE, max(due - monotonic(), 0.0))
+            if self._out:
+                socket.wait_to_send(timeout, reading=True)
+            elif not socket.wait(timeout):
+                with self._lock:
+                    self._guarded(self._tick)
+                continue
+            with self._lock:
+                self._guarded(self._receive)
+
+    def _receive(self) -> None:
+        """Take what has come, and react to it."""
+        try:
+            data = self._socket.receive()
+        except OSError as exc:
+            self._lose(ConnectionLost(str(exc) or type(exc).__name__))
+            return
+        if data:
+            self.used = self.session.heard = monotonic()
+            self.session.receive(data, self._react)
+        elif data is not None:
+            cut = self.session.unfinished()
+            why = "the stream ended within a frame" if cut else "the other side hung up"
+            self._lose(self.session.error or ConnectionLost(why))
+            return
+        if self.session.queued or self._out:
+            self._write()
+        if self.session.state is State.CLOSED:
+            self._lose(self.session.error or ConnectionLost())
+
+    def _tick(self) -> None:
+        due = self.session.next_tick
+        if due is not None and due <= (now := monotonic()):
+            self.session.tick(now, self._react)
+            self._write()
+            if self.session.state is State.CLOSED:
+                self._lose(self.session.error or ConnectionLost())
+
+    def glance(self) -> None:
+        """Take what has come while nobody waited: it may be that the server is gone."""
+        with self._lock:
+            while self._reader is None and self.usable and not self._handed_over:
+                before = self.used
+                self._guarded(self._receive)
+                if self.used == before:
+                    return
+
+    # Writing
+
+    def _write(self) -> bool:
+        """Send what is queued, as far as the system takes it; whether the other end is there."""
+        data = self.session.data_to_send()
+        if self._out:
+            data = self._out + data
+        if not data:
+            return True
+        try:
+            sent = self._socket.send(data)
+        except OSError as exc:
+            self._on_broken(exc)
+            return False
+        self._out = data[sent:] if sent < len(data) else b""
+        return True
+
+    def _on_broken(self, error: OSError) -> None:
+        """The other end takes nothing any more. What it said before tells why."""
+        self._out = b""
+        with suppress(OSError):
+            while data := self._socket.receive():
+                self.session.receive(data, self._react)
+        self._lose(self.session.error or ConnectionLost(str(error)))
+
+    def _flush(self, timeout: float | None) -> None:
+        """Wait until everything is sent; read meanwhile, or both ends might wait for ever.
+
+        Raises:
+            RequestTimeout: The other end did not take it in time.
+        """
+        if not self._out:
+            return
+        until = None if timeout is None else monotonic() + timeout
+        ticket = Ticket()
+        while self._out:
+            left = SLICE if until is None else until - monotonic()
+            if left <= 0:
+                assert timeout is not None
+                raise RequestTimeout(timeout, delivery="not_sent")
+            with self._lock:
+                if self._handed_over:
+                    return
+                if self._may_read():
+                    self._reader, ticket.left = ticket, False
+            try:
+                mine = self._reader is ticket
+                self._socket.wait_to_send(min(left, SLICE), reading=mine)
+                with self._lock:
+                    self._guarded(self._receive if mine else self._write)
+            finally:
+                self._pass_on(ticket)
+
+    # The end
+
+    def _lose(self, error: InterphoneError) -> None:
+        self.session.lose(error, self._react)
+        self._out = b""
+        self._socket.stop()
+        self._close_if_over()
+
+    def _close_if_over(self) -> None:
+        if self.session.state is State.CLOSED and self._reader is None and not self._handed_over:
+            self._socket.close()
+
+    def close(self, reason: object, timeout: float) -> None:
+        """Say goodbye, and give the server so long to hang up."""
+        until = monotonic() + timeout
+        with self._lock:
+            self._wanted = True
+            if not self._handed_over:
+                self.session.drain(reason, self._react)
+                self.session.say_goodbye(reason)
+                self._write()
+        with suppress(RequestTimeout):
+            self._flush(timeout)
+        self._socket.finish()
+        farewell = Ticket()
+        while self.session.state is not State.CLOSED and (left := until - monotonic()) > 0:
+            with self._lock:
+                if self._may_read():
+                    self._reader, farewell.left = farewell, False
+            if self._reader is not farewell:
+                with suppress(Empty):
+                    self._left.get(timeout=min(left, SLICE))
+                continue
+            try:
+                if self._socket.wait(left):
+                    with self._lock:
+                        self._guarded(self._receive)
+            finally:
+                self._pass_on(farewell)
+        self.abort(reason)
+
+    def abort(self, reason: object) -> None:
+        """End it now."""
+        with self._lock:
+            if not self._handed_over:
+                self._lose(self.session.error or ConnectionClosed(reason))
+
+    def drop(self) -> None:
+        """Give the descriptor back, which belongs to the parent process."""
+        self._socket.close()
+
+    def hand_over(self) -> PlainSocket | None:
+        """Give the connection away to an event loop; None if it has ended.
+
+        The threads that wait go on to do so: their tickets are settled by the loop.
+        """
+        self._flush(None)
+        self._wanted = True
+        try:
+            self._have_the_reader_leave()
+        except BaseException:
+            self._wanted = False
+            for ticket in tuple(self._waiting):
+                ticket.rouse()
+            raise
+        with self._lock:
+            if not self.usable:
+                return None
+            self._handed_over = True
+            return self._socket
+
+    def _have_the_reader_leave(self) -> None:
+        with self._lock:
+            if self._reader is None or not self.usable:
+                return
+            self.session.ping(Ticket())  # the answer wakes it up
+            self._write()
+        while not self._may_read():
+            with suppress(Empty):
+                self._left.get(timeout=SLICE)
+
+    # What the server asks of a client that has neither handlers nor methods
+
+    def _on_request(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
+        self.session.fail(nonce, Failure("unhandled", "nobody handles requests here"))
+
+    def _on_call(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
+        try:
+            method: str = self.session.codec.decode(raw, Asked).method
+        except PayloadError as exc:
+            self.session.fail(nonce, Failure("invalid", f"no call: {exc}"))
+            return
+        error = MethodNotFound(method)
+        facts = {"method": method, "nearest": None}
+        self.session.fail(nonce, Failure("method-not-found", str(error), data=facts))
+
+
+def _not_opened(error: InterphoneError | None) -> InterphoneError:
+    if isinstance(error, ConnectError):
+        return error
+    if isinstance(error, ConnectionLost):
+        return ConnectError(f"the server hung up: {error}", transient=True)
+    return HandshakeError(str(error))
+
+
+def _settle(token: Any, raw: msgspec.Raw) -> None:
+    token.set_result(raw)
+
+
+def _fail(token: Any, error: InterphoneError) -> None:
+    token.set_exception(error)
+
+
+def _report(token: Any, raw: msgspec.Raw) -> None:
+    token.report(raw)
+
+
+def _ignored(*_: object) -> None:
+    """Nobody here listens."""

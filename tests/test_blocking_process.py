@@ -1,0 +1,330 @@
+"""The blocking API in processes of their own: what they import, Ctrl-C, fork, and their end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from interphone import Limits
+from interphone.blocking import Client, Server
+from support.threads import Gate, Inbox
+
+TIMEOUT = 60
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets and signals")
+
+
+@pytest.fixture
+def server(address: str) -> Iterator[Server]:
+    server = Server(address)
+    gate = Gate()
+    server.method("add")(lambda a, b: a + b)
+    server.method("slow")(gate.wait)
+    with server:
+        yield server
+        gate.open()
+
+
+def command(source: str) -> list[str]:
+    return [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(source)]
+
+
+def run(source: str, *arguments: str) -> str:
+    """Run a program; return what it printed. It must neither fail nor complain."""
+    done = subprocess.run(
+        [*command(source), *arguments], capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+@contextmanager
+def program(source: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [*command(source), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# What it imports
+
+
+def test_a_client_that_only_asks_imports_no_event_loop(server, address):
+    told = run(
+        """
+        import sys
+        import interphone.blocking
+        from interphone import RemoteError, contract
+        from interphone.blocking import Client
+
+        with Client(sys.argv[1]) as client:
+            assert client.call("add", 1, 2, returns=int) == 3
+            assert client.within(1).call("add", 1, 2) == 3
+            client.send(1)
+            client.ping()
+            try:
+                client.request(1)
+            except LookupError as exc:
+                print(type(exc).__name__)
+        heavy = ("asyncio", "ssl", "concurrent.futures", "uvloop")
+        print([name for name in heavy if name in sys.modules])
+        """,
+        address,
+    )
+    assert told == "Unhandled\n[]\n"
+
+
+# Ctrl-C
+
+CALLS = {
+    "direct": "client.call('slow', timeout=None)",
+    "portal": "client.on_message(print); client.call('slow', timeout=None)",
+    "subscription": "with client.subscribe('t') as items: say(); next(items)",
+    "stream": "with client.stream('slow') as items: say(); next(items)",
+    "closed": "client.wait_closed()",
+}
+
+
+@pytest.mark.parametrize("waiting", CALLS)
+def test_ctrl_c_interrupts_a_wait(server, address, waiting):
+    left = Inbox()
+    server.on_disconnect(left.put)
+    body = CALLS[waiting].split("; ")
+    with program(
+        f"""
+        import sys
+        from interphone.blocking import Client
+
+        def say():
+            print("waiting", flush=True)
+
+        try:
+            with Client(sys.argv[1]) as client:
+                say()
+                {"; ".join(body)}
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        """,
+        address,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        if waiting in ("subscription", "stream"):
+            assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=TIMEOUT)
+        assert (out, err, process.returncode) == ("interrupted\n", "", 0)
+    assert left.next()[1] is None  # it said goodbye
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_ctrl_c_interrupts_connecting(address, connected):
+    """To a place where nobody is, and to a server that does not answer."""
+    gate, asked = Gate(), Gate()
+    server = Server(address, limits=Limits(handshake_timeout=60))
+
+    @server.authorize
+    def decide(peer: object, payload: object) -> None:
+        asked.open()
+        gate.wait()
+
+    if connected:
+        server.start()
+    with program(
+        """
+        import sys
+        from interphone.blocking import Client
+
+        print("connecting", flush=True)
+        try:
+            Client(sys.argv[1], connect_timeout=None).connect()
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        """,
+        address,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "connecting\n"
+        if connected:
+            asked.wait()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=TIMEOUT)
+        assert (out.splitlines()[-1:], err) in ((["interrupted"], ""), ([], err))
+        assert "interrupted" in out or "KeyboardInterrupt" in err
+    gate.open()
+    server.close(grace=0)
+
+
+def test_ctrl_c_closes_a_server(address):
+    with program(
+        """
+        import sys
+        from interphone.blocking import Server
+
+        server = Server(sys.argv[1])
+        server.method("n")(lambda: 1)
+        server.on_ready(lambda address: print("ready", flush=True))
+        server.on_close(lambda: print("closed", flush=True))
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        """,
+        address,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        with Client(address) as client:
+            assert client.call("n") == 1
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=TIMEOUT)
+        assert (out, err, process.returncode) == ("closed\ninterrupted\n", "", 0)
+    assert not Path(address).exists()
+
+
+# Fork
+
+
+def test_a_forked_child_makes_a_client_of_its_own(server, address):
+    told = run(
+        """
+        import os, sys, warnings
+        from interphone import ForkedError
+        from interphone.blocking import Client
+
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads
+        path, far = sys.argv[1], Client(sys.argv[1])
+        far.on_message(print)
+        direct = Client(path)
+        with direct, far:
+            ids = direct.id, far.id
+            child = os.fork()
+            if not child:
+                for client in (direct, far):
+                    try:
+                        client.call("add", 1, 2)
+                    except ForkedError as exc:
+                        print(exc, flush=True)
+                direct.close()
+                own = Client(path)
+                with own:
+                    print(own.call("add", 1, 2), flush=True)
+                    with own.subscribe("t"):
+                        print(own.call("add", 2, 2), flush=True)
+                    assert own.id not in ids
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+            print(direct.call("add", 3, 2), far.call("add", 3, 3))
+            assert (direct.id, far.id) == ids
+        """,
+        address,
+    )
+    lines = told.splitlines()
+    assert all("fork" in line for line in lines[:2])
+    assert lines[2:] == ["3", "4", "5 6"]
+
+
+def test_a_child_that_exits_as_usual_leaves_its_parents_connections_alone(server, address):
+    told = run(
+        """
+        import os, sys, warnings
+        from interphone.blocking import Client, Server
+
+        warnings.simplefilter("ignore", DeprecationWarning)
+        own = Server(sys.argv[1] + "2")
+        own.method("n")(lambda: 1)
+        with own, Client(sys.argv[1]) as direct, Client(own.address) as far:
+            far.on_message(print)
+            child = os.fork()
+            if not child:
+                sys.exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+            print(direct.call("add", 1, 2), far.call("n"))
+        """,
+        address,
+    )
+    assert told == "3 1\n"
+    assert not Path(f"{address}2").exists()
+
+
+# The end of the program
+
+
+def test_what_is_open_at_the_end_is_closed(server, address):
+    left = Inbox()
+    server.on_disconnect(left.put)
+    told = run(
+        """
+        import sys
+        from interphone.blocking import Client, Server
+
+        own = Server(sys.argv[1] + "2")
+        own.on_request(lambda peer, data: data)
+        own.start()
+        client = Client(sys.argv[1])
+        client.on_message(print)
+        client.connect()
+        print(client.call("add", 1, 2))
+        """,
+        address,
+    )
+    assert told == "3\n"
+    assert left.next()[1] is None
+    assert not Path(f"{address}2").exists()
+
+
+def test_a_client_may_ask_while_the_program_ends(server, address):
+    told = run(
+        """
+        import atexit, sys
+        from interphone.blocking import Client
+
+        def last():
+            with Client(sys.argv[1]) as client:
+                print(client.call("add", 1, 2))
+
+        atexit.register(last)
+        """,
+        address,
+    )
+    assert told == "3\n"
+
+
+def test_a_waiting_daemon_thread_does_not_hold_up_the_end(server, address):
+    run(
+        """
+        import sys, threading
+        from interphone.blocking import Client
+
+        client = Client(sys.argv[1]).connect()
+        far = Client(sys.argv[1])
+        far.on_message(print)
+        far.connect()
+
+        def wait():
+            try:
+                far.call("slow", timeout=None)
+            except Exception:
+                pass
+
+        threading.Thread(target=wait, daemon=True).start()
+        far.ping()
+        client.close()
+        """,
+        address,
+    )
