@@ -58,11 +58,11 @@ def list_servers(
     but nothing is sent to them unless you say --ask.
     """
     out = Output(json=json)
-    finish(perform(lambda: _list(out, ask=ask), out))
+    finish(perform(lambda: _list(out, [*_places()], ask=ask), out))
 
 
-async def _list(out: Output, *, ask: bool) -> None:
-    servers = await asyncio.gather(*(_listed(place, ask=ask) for place in _places()))
+async def _list(out: Output, places: Iterable[Place], *, ask: bool) -> None:
+    servers = await asyncio.gather(*(_listed(place, ask=ask) for place in places))
     if out.json:
         for server in servers:
             out.record(server)
