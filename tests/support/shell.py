@@ -26,7 +26,8 @@ from typing import Any, NamedTuple, Self
 __all__ = ["Done", "Running", "Terminal", "interphone", "plain"]
 
 PATIENCE = 30.0
-COMMAND = [sys.executable, "-X", "dev", "-W", "error", "-m", "interphone"]
+# Not `-X dev`: asyncio then says on stderr when a machine is slow.
+COMMAND = [sys.executable, "-W", "error", "-m", "interphone"]
 # `login_tty` makes the terminal the one that Ctrl-C in it is meant for.
 IN_TERMINAL = "import os, sys; os.login_tty(0); os.execv(sys.argv[1], sys.argv[1:])"
 
