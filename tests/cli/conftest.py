@@ -80,6 +80,13 @@ def shop(address: Any, told: list[Any], **options: Any) -> Server:
         finally:
             told.append("stopped")
 
+    calls = iter(range(1000))
+
+    @server.method
+    async def tire() -> None:
+        if next(calls) > 10:
+            raise RuntimeError("enough")
+
     @server.method
     async def nasty() -> dict[str, str]:
         return {"\x1b[2J": "\x1b]0;title\x07 \x9b31m \u202e"}

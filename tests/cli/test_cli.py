@@ -209,6 +209,14 @@ def test_bench_finds_an_error_before_it_begins(cli):
     assert cli("bench", "shop", "add", "1", "--request", "1").code == 2
 
 
+def test_error_in_the_middle_of_a_bench_is_one_sentence(cli):
+    done = cli("bench", "shop", "tire", "-s", "60", "--json")
+
+    assert done.code == 1
+    assert json.loads(done.err)["message"] == "enough"
+    assert json.loads(done.out)["answers"] > 0
+
+
 # info, describe, list
 
 

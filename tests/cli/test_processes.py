@@ -299,6 +299,14 @@ def test_what_cannot_be_served(home, tmp_path, what, why):
     assert why in done.err
 
 
+def test_address_that_is_taken(hosted, tmp_path):
+    (tmp_path / "served.py").write_text(SERVED.replace('"served"', '"shop"'))
+    done = interphone("serve", "served:server", cwd=tmp_path)
+
+    assert (done.code, done.out) == (2, "")
+    assert f"a live server holds it (process {os.getpid()})" in done.err
+
+
 def test_server_is_restarted_when_a_file_changes_and_its_clients_come_back(home, tmp_path):
     module = tmp_path / "served.py"
     module.write_text(SERVED)

@@ -175,6 +175,8 @@ class _Part:
                     for _ in range(self._at_once):
                         group.create_task(self._ask(client, ask))
                     group.create_task(self._show(task))
+            except ExceptionGroup as group_of_errors:
+                raise group_of_errors.exceptions[0] from None
             finally:
                 took = perf_counter() - self._began
                 self._progress.stop()
