@@ -121,7 +121,7 @@ class Inspector:
     def came(self, peer: Peer) -> None:
         """A peer was let in."""
         if self._taps:
-            self._look_anew()
+            self._watch(peer)
             self._tell(peer, "connect")
 
     def left(self, peer: Peer) -> None:
@@ -139,8 +139,11 @@ class Inspector:
             del self._watched[peer]
             peer.protocol.watch(None)
         for peer in chosen - self._watched.keys():
-            self._watched[peer] = memory = _Memory()
-            peer.protocol.watch(partial(self._see, peer, memory))
+            self._watch(peer)
+
+    def _watch(self, peer: Peer) -> None:
+        self._watched[peer] = memory = _Memory()
+        peer.protocol.watch(partial(self._see, peer, memory))
 
     def _see(self, peer: Peer, memory: _Memory, way: Way, packet: Packet, size: int) -> None:
         """A packet goes by: note what is needed to understand its answer, and show it."""

@@ -100,8 +100,9 @@ def stream(
     ] = None,
     count: Count = None,
 ) -> Coroutine[Any, Any, None]:
-    """Call a method that answers, or is asked, piece by piece; print each piece in a line.
+    """Call a method piece by piece.
 
+    It answers with a stream, reads one, or both. Each piece that comes is a line.
     Printing is what paces it: the method waits when nobody reads on.
     """
     params, named = arguments(args or ())

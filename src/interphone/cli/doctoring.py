@@ -76,10 +76,11 @@ def doctor(
     net_ipc: NetIpc = False,
     json: Json = False,
 ) -> None:
-    """Explain what is at an address: directory, socket, lock, server, version.
+    """Explain what is at an address, and what is wrong.
 
-    Exit code 1 says that something is wrong. --fix removes sockets and locks that nobody holds
-    any more, and closes the private directory to others; nothing else is ever touched.
+    It looks at the directory, the socket, the lock, and the server and its version. Exit code 1
+    says that something is wrong. --fix removes sockets and locks that nobody holds any more, and
+    closes the private directory to others; nothing else is ever touched.
     """
     out = Output(json=json)
 

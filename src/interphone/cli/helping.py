@@ -57,7 +57,10 @@ def help_about(
         ),
     ] = None,
 ) -> None:
-    """Explain: 'help peers' tells which command works with which server."""
+    """Explain peers, exits, values, addresses, or a command.
+
+    'help peers' tells which command works with which server.
+    """
     out = Output()
     local(lambda: _explain(context, topic, out), out)
 

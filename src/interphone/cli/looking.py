@@ -52,17 +52,18 @@ def list_servers(
     ] = False,
     json: Json = False,
 ) -> None:
-    """List what listens for you: in the private directory, and where Node's servers do.
+    """List what listens for you.
 
-    Servers in the private directory are asked who they are. Other sockets are connected to,
-    but nothing is sent to them unless you say --ask.
+    It looks into the private directory, and where Node's servers listen: TMPDIR, and the
+    current directory. Servers in the private directory are asked who they are. Other sockets
+    are connected to, but nothing is sent to them unless you say --ask.
     """
     out = Output(json=json)
-    finish(perform(lambda: _list(out, ask=ask), out))
+    finish(perform(lambda: _list(out, [*_places()], ask=ask), out))
 
 
-async def _list(out: Output, *, ask: bool) -> None:
-    servers = await asyncio.gather(*(_listed(place, ask=ask) for place in _places()))
+async def _list(out: Output, places: Iterable[Place], *, ask: bool) -> None:
+    servers = await asyncio.gather(*(_listed(place, ask=ask) for place in places))
     if out.json:
         for server in servers:
             out.record(server)

@@ -36,7 +36,7 @@ async def ping(
         typer.Option("--interval", "-i", min=0, metavar="SECONDS", help="From one to the next."),
     ] = 1.0,
 ) -> int:
-    """Measure how long a message takes there and back, until Ctrl-C.
+    """Measure how long an answer takes, until Ctrl-C.
 
     The library at the other end answers; its handlers may be busy.
     """
@@ -106,7 +106,7 @@ def bench(
         typer.Option("--at-once", min=1, metavar="N", help="How many wait at once, in part two."),
     ] = 32,
 ) -> Coroutine[Any, Any, int]:
-    """Measure a running server: how fast one answer is, and how many it gives in a second.
+    """Measure how fast a running server answers.
 
     First one asks at a time, then many at once. It runs on the real server: what you call is
     really done, again and again.
@@ -175,6 +175,8 @@ class _Part:
                     for _ in range(self._at_once):
                         group.create_task(self._ask(client, ask))
                     group.create_task(self._show(task))
+            except ExceptionGroup as group_of_errors:
+                raise group_of_errors.exceptions[0] from None
             finally:
                 took = perf_counter() - self._began
                 self._progress.stop()

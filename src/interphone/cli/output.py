@@ -6,6 +6,7 @@ of its own. Colours are for terminals, unless ``NO_COLOR`` is set.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -163,10 +164,17 @@ def _columns(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
+class _Console(Console):
+    """One that lets the command end as it sees fit when nobody reads."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 def _console(*, stderr: bool) -> Console:
     # Without a colour system there is no bold either: nothing but text.
     plain = "NO_COLOR" in os.environ
-    return Console(
+    return _Console(
         stderr=stderr,
         color_system=None if plain else "auto",
         highlight=False,

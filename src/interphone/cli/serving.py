@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -166,11 +167,12 @@ def _files() -> dict[str, int]:
 
 
 def _changes(directory: Path) -> Iterator[tuple[Path, int]]:
-    with os.scandir(directory) as entries:
+    with suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
             if entry.name.startswith(".") or entry.name in SKIPPED:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 yield from _changes(Path(entry.path))
             elif entry.name.endswith(".py"):
-                yield Path(entry.path), entry.stat().st_mtime_ns
+                with suppress(FileNotFoundError):  # it has gone meanwhile
+                    yield Path(entry.path), entry.stat().st_mtime_ns

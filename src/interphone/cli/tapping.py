@@ -73,7 +73,7 @@ def tap(
     ] = False,
     count: Count = None,
 ) -> Coroutine[Any, Any, None]:
-    """Watch what goes between a server and its peers, until Ctrl-C.
+    """Watch what a server says and hears, until Ctrl-C.
 
     Only its own user may. Payloads are cut, and secrets left out by their names, before they
     leave the server. It slows nobody down: what comes too fast is missed, and counted.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import insort
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,26 +17,34 @@ WIDEST = 40
 
 
 class Timings:
-    """Durations in seconds; all of them are kept, in order."""
+    """Durations in seconds; all of them are kept."""
 
     def __init__(self) -> None:
-        self._sorted: list[float] = []
+        self._all: list[float] = []
+        self._in_order = 0  # so many of them are
 
     def __len__(self) -> int:
-        return len(self._sorted)
+        return len(self._all)
 
     def add(self, seconds: float) -> None:
-        """Note one."""
-        insort(self._sorted, seconds)
+        """Note one; it costs next to nothing, for it may be done while others are measured."""
+        self._all.append(seconds)
+
+    @property
+    def _sorted(self) -> list[float]:
+        if self._in_order < len(self._all):
+            self._all.sort()
+            self._in_order = len(self._all)
+        return self._all
 
     def at(self, share: float) -> float:
         """The duration that this share of all did not exceed."""
-        index = math.ceil(share * len(self._sorted)) - 1
+        index = math.ceil(share * len(self._all)) - 1
         return self._sorted[max(index, 0)]
 
     def facts(self) -> dict[str, float]:
         """The usual ones, in milliseconds; none if there is no duration."""
-        if not self._sorted:
+        if not self._all:
             return {}
         shares = {"min": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
         return {name: round(1000 * self.at(share), 4) for name, share in shares.items()}
@@ -48,7 +55,7 @@ class Timings:
 
     def histogram(self) -> list[tuple[float, int]]:
         """How many lie below each bound, in seconds, and not below the one before it."""
-        if not self._sorted:
+        if not self._all:
             return []
         bounds = _bounds(self._sorted[0], self._sorted[-1])
         counts = [0] * len(bounds)

@@ -107,7 +107,10 @@ def pub(
         typer.Option("--lines", help="Publish each line of - or @file by itself, as it comes."),
     ] = False,
 ) -> Coroutine[Any, Any, None]:
-    """Publish a value, and print for how many subscriptions it was."""
+    """Publish a value.
+
+    What is printed tells for how many subscriptions it was.
+    """
     if lines and value != "-" and not value.startswith("@"):
         raise Misuse("--lines reads '-', which is stdin, or '@file'")
     values = _each_line(value) if lines else _only(value_of(value))

@@ -27,19 +27,20 @@ STDIN = 0
 
 def arguments(typed: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
     """Positional parameters, and those typed as ``key=value``."""
-    params: list[Any] = []
-    named: dict[str, Any] = {}
+    texts: list[str] = []
+    named: dict[str, str] = {}
     for each in typed:
         found = _named.fullmatch(each)
         if found is None:
-            params.append(value_of(each))
+            texts.append(each)
         elif found[1] in named:
             raise Misuse(f"{found[1]} is given twice")
         else:
-            named[found[1]] = value_of(found[2])
-    if sum(each.endswith("-") and each.rpartition("=")[2] == "-" for each in typed) > 1:
+            named[found[1]] = found[2]
+    if [*texts, *named.values()].count("-") > 1:
         raise Misuse("stdin can be read only once: give '-' for one parameter")
-    return params, named
+    params = [value_of(text) for text in texts]
+    return params, {name: value_of(text) for name, text in named.items()}
 
 
 def value_of(typed: str) -> Any:
@@ -78,6 +79,6 @@ def _parsed(text: str, where: str) -> Any:
     except (msgspec.DecodeError, UnicodeEncodeError) as exc:
         if text.lstrip()[:1] in ("{", "[", '"'):  # a slip rather than a text
             raise Misuse(f"{where} is no JSON: {exc}") from None
-    if not text.isprintable() and any("\ud800" <= each <= "\udfff" for each in text):
+    if any("\ud800" <= each <= "\udfff" for each in text):
         raise Misuse(f"{where} is no UTF-8 text")
     return text
