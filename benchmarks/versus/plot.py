@@ -34,30 +34,33 @@ def dots(title: str, rows: list[Row], marks: dict[float, str]) -> str:
         return round(LEFT + WIDTH * (math.log10(number) - low) / (high - low), 1)
 
     bottom = TOP + STEP * len(rows)
+    background = '<rect width="100%" height="100%" fill="#fff"/>'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + WIDTH + RIGHT}" '
-        f'height="{bottom + 34}"><style>{STYLE}</style><rect width="100%" height="100%" fill="#fff"/>',
-        f'<text class="t" x="10" y="20">{escape(title)}</text>',
+        f'height="{bottom + 34}"><style>{STYLE}</style>{background}',
+        text(10, 20, title, "start", "t"),
     ]
     for tick in ticks(low, high):
         parts.append(line("g", x(tick), TOP - 8, x(tick), bottom))
-        parts.append(f'<text x="{x(tick)}" y="{bottom + 16}" text-anchor="middle">{tick:g}×</text>')
+        parts.append(text(x(tick), bottom + 16, f"{tick:g}×", "middle"))
     parts.append(line("one", x(1), TOP - 8, x(1), bottom))
     for mark, name in marks.items():
         parts.append(line("goal", x(mark), TOP - 8, x(mark), bottom))
-        parts.append(
-            f'<text x="{x(mark)}" y="{bottom + 30}" text-anchor="middle">{escape(name)} {mark:g}×</text>'
-        )
+        parts.append(text(x(mark), bottom + 30, f"{name} {mark:g}×", "middle"))
     for at, row in enumerate(rows):
         y = TOP + STEP * at + STEP / 2
         name, dot = ("s", "o") if row.strong else ("", "d")
         parts += [
-            f'<text class="{name}" x="{LEFT - 10}" y="{y + 4}" text-anchor="end">{escape(row.name)}</text>',
+            text(LEFT - 10, y + 4, row.name, "end", name),
             line("r", x(row.low), y, x(row.high), y),
             f'<circle class="{dot}" cx="{x(row.value)}" cy="{y}" r="5"/>',
-            f'<text x="{x(row.high) + 9}" y="{y + 4}">{row.value:.2g}</text>',
+            text(x(row.high) + 9, y + 4, f"{row.value:.2g}", "start"),
         ]
     return "\n".join([*parts, "</svg>", ""])
+
+
+def text(x: float, y: float, words: str, anchor: str, name: str = "") -> str:
+    return f'<text class="{name}" x="{x}" y="{y}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
 def line(name: str, x1: float, y1: float, x2: float, y2: float) -> str:

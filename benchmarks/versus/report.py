@@ -90,9 +90,9 @@ def about_text(about: Record, records: list[Record]) -> str:
     return (
         f"Commit {about['commit']}{changed}, {about['date']}, Python {about['python']}, "
         f"{about['machine']}; form `{about['form']}`, {about['rounds']} rounds. Others used "
-        f"{middle:.2f} cores in the middle run, {high:.2f} in every tenth. Ratios are to the nearest "
-        "run in time; medians. CPU is of both ends and brokers, µs for each operation. Absolute "
-        "numbers mean nothing beyond this run."
+        f"{middle:.2f} cores in the middle run, {high:.2f} in every tenth. Ratios are to the "
+        "nearest run in time; medians, and the middle half. CPU is of both ends and brokers, µs "
+        "for each operation. Absolute numbers mean nothing beyond this run."
     )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from multiprocessing.connection import Client as connect
-from multiprocessing.connection import Connection, Listener
+from multiprocessing import connection as mp
 from typing import Any
 
 from worker import item
@@ -16,10 +15,10 @@ REQUEST, MESSAGE, SUBSCRIBE = range(3)
 class Server:
     def __init__(self, address: str, sink: Any) -> None:
         self.address, self.sink = address, sink
-        self.subscribers: list[Connection] = []
+        self.subscribers: list[Any] = []
 
     def start(self) -> None:
-        self.listener = Listener(self.address, backlog=1024)
+        self.listener = mp.Listener(self.address, backlog=1024)
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self) -> None:
@@ -55,7 +54,7 @@ class Client:
         self.address = address
 
     def connect(self) -> None:
-        self.connection = connect(self.address)
+        self.connection = mp.Client(self.address)
         self.take = self.connection.recv
 
     def request(self, value: Any) -> Any:
@@ -79,7 +78,7 @@ class Subscribers:
     """A thread for each, as one would write it."""
 
     def __init__(self, address: str, sinks: list[Any]) -> None:
-        self.connections = [connect(address) for _ in sinks]
+        self.connections = [mp.Client(address) for _ in sinks]
         for connection, sink in zip(self.connections, sinks, strict=True):
             connection.send((SUBSCRIBE, None))
             connection.recv()

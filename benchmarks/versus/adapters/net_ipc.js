@@ -3,6 +3,7 @@
 
 "use strict";
 const { Server, Client } = require("net-ipc");
+const { once } = require("node:events");
 const readline = require("node:readline");
 
 const [variant, role, address] = process.argv.slice(2);
@@ -11,6 +12,10 @@ const say = facts => process.stdout.write(JSON.stringify(facts) + "\n");
 const now = () => Number(process.hrtime.bigint()) / 1e9;
 const item = id => ({ id, name: "a name", value: 1.5, tags: ["a", "b"] });
 const turn = () => new Promise(setImmediate);
+// Not by awaiting what send returns: with several under way, net-ipc settles half of them only.
+const drained = async ({ connection: socket }) => {
+    if (socket && socket.writableNeedDrain) await once(socket, "drain");
+};
 
 class Sinks {
     constructor(count) {
@@ -48,8 +53,9 @@ async function serve() {
         } else if (command === "publish") {
             const started = now();
             for (let at = 0; at < +number; at++) {
-                const sent = server.broadcast(item(at));
-                if (at % 64 === 0) await sent, await turn();
+                server.broadcast(item(at));
+                for (const connection of server.connections) await drained(connection);
+                if (at % 64 === 0) await turn();
             }
             say({ started, ended: now() });
         }
@@ -118,8 +124,8 @@ async function drive() {
         } else if (command === "send") {
             const started = now();
             for (let at = 0; at < +rest[0]; at++) {
-                const sent = clients[0].send(item(at));
-                if (at % 64 === 0) await sent;
+                clients[0].send(item(at));
+                await drained(clients[0]);
             }
             say({ started, ended: now() });
         } else if (command === "echo") {

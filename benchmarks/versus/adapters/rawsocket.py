@@ -1,4 +1,4 @@
-"""A blocking socket with 4-byte lengths and msgspec's JSON; a thread per connection at the server."""
+"""A blocking socket, 4-byte lengths and msgspec's JSON; at the server a thread per connection."""
 
 from __future__ import annotations
 
