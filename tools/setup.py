@@ -3,9 +3,10 @@
     python3 tools/setup.py test        (Windows: py tools\\setup.py test)
 
 Needs Python 3.11 with venv and nothing else. Everything made lies in the checkout: `.venv` for
-this Python, `.venv-3.12` … for the others that are found, `.venv-bench` for what the benchmarks measure
-beside interphone, `.cache/node` for the packages the tests hand to Node, `.cache/windows` for the Pythons and the Node of Windows. What is up to date
-is left alone. The one thing that is installed into the system is Wine, on Debian and Ubuntu.
+this Python, `.venv-3.12` … for the others that are found, `.venv-bench` for what the benchmarks
+measure beside interphone, `.cache/node` for the packages the tests hand to Node, `.cache/windows`
+for the Pythons and the Node of Windows. What is up to date is left alone. What is installed into
+the system is Wine, and brokers for the full benchmarks, on Debian and Ubuntu.
 """
 
 from __future__ import annotations

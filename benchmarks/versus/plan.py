@@ -75,7 +75,7 @@ TITLES = {
     "rpyc": "rpyc over a Unix socket",
     "pyro": "Pyro5 over a Unix socket",
     "nng": "pynng",
-    "dbus": "dbus-fast, peer to peer through dbus-daemon",
+    "dbus": "dbus-fast through a dbus-daemon",
     "zenohd": "zenoh, peer to peer, Unix socket",
     "iceoryx": "iceoryx2, shared memory, waiting",
     "net-ipc": "net-ipc, Node at both ends, JSON",
@@ -136,8 +136,9 @@ ASKED = (
     "zenohd",
     "iceoryx",
 )
-HEARD = ("mpconn", "zeromq", "websocket", "nats", "redis", "nng", "dbus", "zenohd", "iceoryx")
-SENT = ("mpconn", "zeromq", "websocket", "nats", "redis", "dbus", "zenohd", "iceoryx")
+MANY = ("mpconn", "zeromq", "websocket", "http", "grpcio:aio", "nats", "redis", "dbus")
+HEARD = ("mpconn", "zeromq", "websocket", "nats", "redis", "nng", "dbus", "zenohd")
+SENT = ("mpconn", "zeromq", "websocket", "nats", "redis", "zenohd")
 BULK = ("mpconn", "zeromq", "websocket", "http", "grpcio", "nng", "iceoryx")
 BOTH = ("one core", "two cores")
 
@@ -183,7 +184,7 @@ WORKLOADS = (
             "interphone:asyncio",
             "hand:asyncio",
             "rawsocket",
-            *(name for name in ASKED if name not in ("grpcio", "rpyc", "nng", "pyro")),
+            *MANY,
             *NODE,
             *MIXED,
         ),

@@ -520,7 +520,7 @@ def main() -> None:
     with open(directory / "results.jsonl", "w") as results:
         results.write(json.dumps({"about": about}) + "\n")
         for workload in WORKLOADS:
-            if arguments.only and not workload.name.startswith(tuple(arguments.only)):
+            if arguments.only and workload.name.split("×")[0].split()[0] not in arguments.only:
                 continue
             wanted = workload.quick if quick else workload.full
             if arguments.peers:

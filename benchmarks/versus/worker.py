@@ -255,8 +255,8 @@ def drive_blocking(adapter: Any, address: str) -> None:
                 client.close()
             clients.clear()
             say(ok=True)
-        elif command == "requests":
-            ask_blocking(clients[0], float(rest[0]), int(rest[1]))
+        elif command in ("requests", "typed"):
+            ask_blocking(clients[0], command, float(rest[0]), int(rest[1]))
         elif command == "send":
             started = perf_counter()
             clients[0].send(int(rest[0]))
@@ -282,14 +282,14 @@ def drive_blocking(adapter: Any, address: str) -> None:
             say(missing=sinks.missing())
 
 
-def ask_blocking(client: Any, seconds: float, at_once: int) -> None:
+def ask_blocking(client: Any, verb: str, seconds: float, at_once: int) -> None:
     """Requests one at a time, or with a window of them under way, which `take` gives in order."""
     spans = Spans()
     took, asked, number = spans.took, [], 0
     now = started = perf_counter()
     deadline = started + seconds
     if at_once == 1:
-        request = client.request
+        request = client.typed if verb == "typed" else client.request
         while now < deadline:
             if request(item(number))["id"] != number:
                 say(error=f"another answer than that to {number}")
