@@ -137,9 +137,9 @@ ASKED = (
     "iceoryx",
 )
 MANY = ("mpconn", "zeromq", "websocket", "http", "grpcio:aio", "nats", "redis", "dbus")
-HEARD = ("mpconn", "zeromq", "websocket", "nats", "redis", "nng", "dbus", "zenohd")
+HEARD = ("mpconn", "zeromq", "websocket", "nats", "redis", "nng", "zenohd")
 SENT = ("mpconn", "zeromq", "websocket", "nats", "redis", "zenohd")
-BULK = ("mpconn", "zeromq", "websocket", "http", "grpcio", "nng", "iceoryx")
+BULK = ("mpconn", "zeromq", "websocket", "http", "grpcio", "nng", "iceoryx", "net-ipc:mp")
 BOTH = ("one core", "two cores")
 
 WORKLOADS = (
@@ -219,7 +219,7 @@ WORKLOADS = (
             size,
             "GB/s",
             (*OURS, "mpconn"),
-            (*OURS, *BULK, *NODE),
+            (*OURS, *BULK),
         )
         for title, size in (("64 KiB", 2**16), ("1 MiB", 2**20), ("64 MiB", 2**26))
     ),

@@ -127,8 +127,8 @@ async def drive_async(adapter: Any, address: str) -> None:
         deadline = (started := perf_counter()) + seconds
 
         async def worker(number: int) -> None:
-            now = perf_counter()
-            while now < deadline:
+            now = started
+            while now < deadline or not took:
                 answer = await ask_one(item(number))
                 if answer["id"] != number:
                     say(error=f"the answer to {number} was {answer}")
@@ -157,7 +157,7 @@ async def drive_async(adapter: Any, address: str) -> None:
     async def echo(size: int, seconds: float) -> None:
         data, count = os.urandom(size), 0
         deadline = (started := perf_counter()) + seconds
-        while count < 2 or perf_counter() < deadline:
+        while not count or perf_counter() < deadline:
             answer = await clients[0].echo(data)
             if len(answer) != size or answer[-64:] != data[-64:]:
                 say(error="other bytes came back")
@@ -290,7 +290,7 @@ def ask_blocking(client: Any, verb: str, seconds: float, at_once: int) -> None:
     deadline = started + seconds
     if at_once == 1:
         request = client.typed if verb == "typed" else client.request
-        while now < deadline:
+        while now < deadline or not took:
             if request(item(number))["id"] != number:
                 say(error=f"another answer than that to {number}")
             number += 1
@@ -301,7 +301,7 @@ def ask_blocking(client: Any, verb: str, seconds: float, at_once: int) -> None:
         for number in range(at_once):
             post(item(number))
         first, number = 0, at_once
-        while now < deadline:
+        while now < deadline or not took:
             if take()["id"] != first:
                 say(error=f"another answer than that to {first}")
             now = perf_counter()
@@ -319,7 +319,7 @@ def ask_blocking(client: Any, verb: str, seconds: float, at_once: int) -> None:
 def echo_blocking(client: Any, size: int, seconds: float) -> None:
     data, count = os.urandom(size), 0
     deadline = (started := perf_counter()) + seconds
-    while count < 2 or perf_counter() < deadline:
+    while not count or perf_counter() < deadline:
         answer = client.echo(data)
         if len(answer) != size or bytes(answer[-64:]) != data[-64:]:
             say(error="other bytes came back")

@@ -192,7 +192,7 @@ static void requests(double seconds, int at_once) {
     int64_t number = 0, answered = 0, got;
     int fd = clients[0];
     if (at_once == 1) {
-        while (at < deadline && number < 1 << 22) {
+        while ((at < deadline || !number) && number < 1 << 22) {
             put(fd, out, frame(out, REQUEST, number));
             for (size_t have = 0; have < FRAME;) {
                 ssize_t n = recv(fd, in + have, CHUNK - have, 0);
@@ -249,7 +249,7 @@ static void echo(size_t size, double seconds) {
     double started = now();
     long count = 0;
     /* A server that answers while it is still being sent to would block both: it reads all first. */
-    for (; count < 2 || now() < started + seconds; count++) {
+    for (; !count || now() < started + seconds; count++) {
         put(clients[0], out, whole);
         if (!take(clients[0], in, whole)) die("recv");
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from multiprocessing import connection as mp
 from typing import Any
 
@@ -45,8 +46,9 @@ class Server:
     def publish(self, count: int) -> None:
         for number in range(count):
             value = item(number)
-            for connection in self.subscribers:
-                connection.send(value)
+            for connection in list(self.subscribers):
+                with suppress(OSError):  # it has gone, and its thread is about to see it
+                    connection.send(value)
 
 
 class Client:
