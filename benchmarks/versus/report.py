@@ -6,6 +6,7 @@ python report.py DIRECTORY          once more, of the results.jsonl there
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import sys
 from collections import defaultdict
@@ -16,6 +17,9 @@ import plot
 from plan import GOALS, REFERENCES, TITLES, WORKLOADS, Goal
 
 Record = dict[str, Any]
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "topics" / "performance.md"
+PLOTS = PAGE.with_suffix("")
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 QUIET = 0.35  # of a core used by others: if three runs had less, the others are not counted
 
 
@@ -81,6 +85,23 @@ def write(directory: Path, about: Record, records: list[Record]) -> None:
     named = sorted({record["peer"] for record in records} & TITLES.keys())
     lines += ["## Who is who", "", *(f"- `{name}`: {TITLES[name]}" for name in named), ""]
     (directory / "report.md").write_text("\n".join(lines), "utf-8")
+
+
+def put_into_docs(directory: Path) -> None:
+    """Replace what the page says was measured, and its plots."""
+    head, rest = PAGE.read_text("utf-8").split(BEGIN)
+    _, tail = rest.split(END)
+    _, *body = (directory / "report.md").read_text("utf-8").splitlines()
+    lines = [BEGIN]
+    for line in body:
+        lines.append(line)
+        name, _, title = line.removeprefix("## ").partition(": ")
+        plot_file = f"{file_name(name.replace(', ', ' '))}.svg"
+        if line.startswith("## W") and (directory / plot_file).exists():
+            PLOTS.mkdir(exist_ok=True)
+            shutil.copy(directory / plot_file, PLOTS / plot_file)
+            lines += ["", f"![{title}, as ratios to hand](performance/{plot_file})"]
+    PAGE.write_text("\n".join([head + lines[0], *lines[1:], END + tail]), "utf-8")
 
 
 def about_text(about: Record, records: list[Record]) -> str:
@@ -197,11 +218,17 @@ def draw(directory: Path, runs: Runs, workload: Any, placement: str, peers: list
     }
     better = "less is better" if workload.less else "more is better"
     title = f"{workload.name}, {placement}: {workload.title}; ratio to hand, {better}"
-    name = f"{workload.name} {placement}".replace(" ", "-").replace("×", "x").lower()
+    name = file_name(f"{workload.name} {placement}")
     (directory / f"{name}.svg").write_text(plot.dots(title, rows, marks), "utf-8")
+
+
+def file_name(title: str) -> str:
+    return title.replace(" ", "-").replace("×", "x").lower()
 
 
 if __name__ == "__main__":
     place = Path(sys.argv[1])
     first, *rest = map(json.loads, (place / "results.jsonl").read_text("utf-8").splitlines())
     write(place, first["about"], rest)
+    if "--docs" in sys.argv:
+        put_into_docs(place)

@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,11 +38,12 @@ ROOT = HERE.parents[1]
 CORES = sorted(os.sched_getaffinity(0))[:2] if hasattr(os, "sched_getaffinity") else []
 ANSWER_WITHIN = 30.0  # seconds; whoever is slower has failed
 LOST_AFTER = 5.0  # seconds of waiting for publications that do not come
-BUSY = 0.35  # of a core used by others: the full form tries such a run once more
+BUSY = 0.35  # of a core used by others: the full form may try such a run once more
 TICK = os.sysconf("SC_CLK_TCK")
 
 Record = dict[str, Any]
 numbers = itertools.count()
+loudness: deque[float] = deque(maxlen=20)  # of the last runs
 
 
 class Failed(Exception):
@@ -408,10 +410,11 @@ def once(
     ends: Ends, workload: Workload, placement: str, at: int, seconds: float, retry: bool
 ) -> Record:
     ends.pin(placement)
-    for _ in range(1 + retry):
+    for _ in range(1 + (retry and mostly_quiet())):
         started, watch, own = time.time(), Foreign(), ends.cpu() + time.process_time()
         record = MEASURE[workload.kind](ends, workload, seconds)
         foreign = watch.cores(ends.cpu() + time.process_time() - own)
+        loudness.append(foreign)
         if foreign <= BUSY:
             break
     return {
@@ -423,6 +426,11 @@ def once(
         "foreign": foreign,
         **record,
     }
+
+
+def mostly_quiet() -> bool:
+    """Whether it is likely that a second try has the machine for itself."""
+    return sum(foreign <= BUSY for foreign in loudness) >= len(loudness) / 2
 
 
 class complaining:  # noqa: N801  (used as a statement)
