@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from interphone import (
     Call,
     Client,
     InvalidParams,
+    Limits,
     MethodNotFound,
     Overloaded,
     Peer,
@@ -151,6 +155,74 @@ def test_exceptions_of_a_handler_are_remote_errors_whatever_they_are(run, addres
                 got = await raised_by(client.call("fail", which))
                 assert type(got) is RemoteError
                 assert got.kind == type(error).__name__
+
+    run(main())
+
+
+@both
+def test_request_or_call_ends_in_each_way_that_is_promised(run, address, dialect):
+    page = (Path(__file__).parents[1] / "docs/topics/semantics.md").read_text("utf-8")
+    promise = re.search(r"\| R1 \|([^|]+)\|", page)
+    assert promise is not None
+
+    class Mine(Exception):
+        pass
+
+    async def main() -> None:
+        server, gate = Server(address), asyncio.Event()
+
+        @server.on_request
+        async def answer(peer: Peer, data: Any) -> Any:
+            if data == "wait":
+                await gate.wait()
+            if data == "mine":
+                raise Mine
+            if data == "fail":
+                raise RemoteError("no")
+            return PASS if data == "pass" else data
+
+        @server.method(limit=1)
+        async def alone(wait: bool) -> None:
+            if wait:
+                await gate.wait()
+
+        @server.method
+        async def count() -> AsyncIterator[int]:
+            yield 1
+
+        limits = Limits(max_frame=1000)
+        async with meeting(server, dialect=dialect, limits=limits, backoff=None) as client:
+            server.error(Mine)
+            client.error(Mine)
+            (peer,) = server.peers.values()
+            assert await client.request(1) == 1
+            assert type(await raised_by(client.request("mine"))) is Mine
+            cancelled = asyncio.ensure_future(client.request("wait"))
+            lost = asyncio.ensure_future(raised_by(client.request("wait")))
+            running = asyncio.ensure_future(raised_by(client.call("alone", True)))
+            await until(lambda: peer.inflight == 3)
+            cancelled.cancel()
+            await asyncio.wait([cancelled])
+            assert cancelled.cancelled()
+            errors = [
+                await raised_by(asked)
+                for asked in (
+                    client.request("fail"),
+                    client.request("pass"),
+                    client.call("nothing"),
+                    client.call("alone", "yes"),
+                    client.request("wait", timeout=0.02),
+                    client.call("alone", False),
+                    client.request(object()),
+                    client.request("x" * 2000),
+                    client.call("count"),
+                )
+            ]
+            peer.abort()
+            errors += [await lost, await running]
+            assert {type(error).__name__ for error in errors} == {
+                *re.findall(r"`(\w+)`", promise[1])
+            }
 
     run(main())
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from typing import Any
@@ -162,6 +163,35 @@ def test_server_that_says_anything_else_settles_connect(run, address, said, erro
     run(main())
 
 
+@pytest.mark.parametrize("why", ["refused", "another user", "another protocol"])
+def test_connect_stops_at_once_where_trying_again_cannot_help(run, address, why):
+    async def main() -> None:
+        server, attempts = Server(address), []
+        server.authorize(lambda peer, payload: (_ for _ in ()).throw(Refuse("no")))
+
+        async def say_something_else(comers: asyncio.Queue[Raw]) -> None:
+            raw = await comers.get()
+            raw.write(b"\x00" * 10)
+            await raw.rest()
+
+        async with contextlib.AsyncExitStack() as stack:
+            uids = {"allowed_uids": [os.geteuid() + 1]} if why == "another user" else {}
+            client = Client(address, connect_timeout=None, backoff=SOON, **uids)
+            client.on_status(lambda s: attempts.append(s) if s is Status.CONNECTING else None)
+            connecting = raised_by(client.connect())
+            if why == "another protocol":
+                comers = await stack.enter_async_context(Raw.serve(address))
+                error, _ = await asyncio.gather(connecting, say_something_else(comers))
+            else:
+                await stack.enter_async_context(server)
+                error = await connecting
+            assert isinstance(error, ConnectError)
+            assert not error.transient
+            assert len(attempts) == 1
+
+    run(main())
+
+
 def test_second_connect_is_an_error(run, address):
     async def main() -> None:
         async with Server(address), Client(address) as client:
@@ -282,6 +312,34 @@ def test_client_comes_back_with_payload_id_and_subscriptions(run, address):
         await client.close()
         assert got == [0, 1, 2]
         assert log == [({"me": 1}, client.id), ("ready", client.id)] * 3
+
+    run(main())
+
+
+def test_client_is_ready_when_its_subscriptions_are_restored_and_no_sooner(run, address):
+    async def main() -> None:
+        async with Raw.serve(address) as comers:
+            client, ready = Client(address, backoff=SOON), []
+            client.on_ready(lambda peer: ready.append(client.status))
+            client.on_topic("a")(print)
+            for round_ in range(2):  # a first time, and one of coming back
+                if not round_:
+                    connecting = asyncio.ensure_future(client.connect())
+                raw = await comers.get()
+                await raw.let_in()
+                sub = await raw.packet()
+                assert sub["d"] == {"sub": "a"}
+                raw.write({"t": 4, "n": "p"})
+                assert (await raw.packet())["t"] == 5  # it had every chance
+                assert client.status is not Status.READY
+                assert len(ready) == round_
+                raw.write({"t": 3, "d": {"result": True}, "n": sub["n"]})
+                await until(lambda n=round_: len(ready) == n + 1)
+                raw.writer.transport.abort()
+                await until(lambda: client.status is not Status.READY)
+            await connecting
+            assert ready == [Status.READY] * 2
+            client.abort()
 
     run(main())
 
@@ -605,6 +663,25 @@ def test_subscription_ends_with_its_client(run, address):
 
     async def collect(items: Any) -> list[Any]:
         return [item.value async for item in items]
+
+    run(main())
+
+
+@pytest.mark.parametrize("by", ["server", "peer"])
+def test_subscription_ends_normally_when_the_other_side_closes(run, address, by):
+    async def main() -> None:
+        server = Server(address)
+        async with server, server.subscribe("a") as ours:
+            client = await Client(address).connect()
+            async with client.subscribe("a") as theirs:
+                await server.publish("a", 1)
+                if by == "server":
+                    await server.close("bye")
+                    assert [item.value async for item in ours] == [1]
+                else:
+                    await next(iter(server.peers.values())).close("bye")
+                assert [item.value async for item in theirs] == [1]
+            await client.close()
 
     run(main())
 

@@ -20,6 +20,7 @@ LAYERS = [
     {"connection"},
     {
         "deadlines",
+        "host",
         "handlers",
         "signatures",
         "contracts",
@@ -56,6 +57,7 @@ PURE = {"asyncio", "logging", "os", "socket", "ssl", "sys", "threading", "time"}
 LATE = {
     "transports": {"_overlapped", "_winapi", "ctypes", "fcntl", "grp", "msvcrt", "pwd", "winreg"},
     "run": {"uvloop"},
+    "host": {"tkinter"},
 }
 KNOW_THE_PLATFORM = {"address", "transports", "run"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -23,7 +24,9 @@ from interphone import (
     Server,
     TopicError,
     Unsupported,
+    exchange,
 )
+from interphone.transports import Credentials
 from support.ends import Raw, meeting, raised_by, until
 
 OURS = {"version": 1, "dialects": ["classic"], "can": ["topics"]}
@@ -419,6 +422,9 @@ def test_too_many_last_values_are_refused_and_not_published(run, address, by):
                     await end.publish("c", 1, retain=True)
                 with pytest.raises(Overloaded, match="over 100 bytes"):
                     await end.publish("b", "x" * 100, retain=True)
+                async with server.subscribe(">") as kept:
+                    assert await values(kept, 2) == [1, 1]
+                    assert kept.unread[0] == 0
                 await end.forget("a")
                 await end.publish("c", 2, retain=True)
                 assert await values(items, 3) == [1, 1, 2]
@@ -822,7 +828,7 @@ def test_publisher_gives_up_and_the_subscriber_is_told(run, address, dialect, by
             ):
                 await publisher.publish("a", 0)
                 for number in (1, 2):
-                    receipt = await publisher.publish("a", number, timeout=0.2)
+                    receipt = await publisher.publish("a", number, timeout=0.4)
                     assert receipt == Receipt(2, 0, 2)
                 for items in (theirs, ours):
                     assert await values(items, 1) == [0]
@@ -1203,6 +1209,27 @@ def test_node_publisher_waits_as_long_as_node_would(run, address):
     run(main())
 
 
+def test_publication_of_node_is_given_up_when_node_would(run, address, monkeypatch):
+    assert exchange.DEFAULT_TIMEOUT == 10
+    monkeypatch.setattr(exchange, "DEFAULT_TIMEOUT", 0.05)
+
+    async def main() -> None:
+        server = Server(address)
+        async with server, Raw.connect(address) as node:
+            await node.open()
+            async with server.subscribe("a", overflow="block", queue=1) as items:
+                for number in range(2):
+                    node.write({"t": 2, "d": {"pub": "a", "message": number}, "n": str(number)})
+                for number in range(2):
+                    packet = await node.packet()
+                    assert packet == {"t": 3, "d": {"result": True}, "n": str(number)}
+                assert await values(items, 1) == [0]
+                assert isinstance(await raised_by(anext(items)), Overflow)
+                assert items.dropped == 1
+
+    run(main())
+
+
 def test_peer_has_no_say_in_the_subscriptions_of_others(run, address):
     async def main() -> None:
         async with (
@@ -1283,6 +1310,34 @@ def test_publisher_that_is_faster_than_a_subscriber_is_answered_after_a_moment(r
     run(main())
 
 
+def test_who_took_nothing_is_not_waited_for_again_until_it_has_caught_up(run, address):
+    def at_once(publishing: Any) -> bool:
+        """Whether it ends without waiting; it is given up if not."""
+        try:
+            publishing.send(None)
+        except StopIteration:
+            return True
+        publishing.close()
+        return False
+
+    async def main() -> None:
+        limits = Limits(high_water=1000, low_water=100)
+        server = Server(address, limits=limits)
+        async with server, deaf_subscriber(server, address, "a") as deaf:
+            (peer,) = server.peers.values()
+            for _ in range(2):
+                assert not at_once(server.publish("a", "x" * 1_000_000))  # it gets a moment
+                assert await server.publish("a", 1) == Receipt(1, 1, 0)  # and has taken nothing
+                assert [at_once(server.publish("a", 2)) for _ in range(3)] == [True] * 3
+                deaf.writer.transport.resume_reading()
+                heard = [(await deaf.packet())["d"]["message"] for _ in range(5)]
+                assert heard[1:] == [1, 2, 2, 2]
+                await until(lambda: not peer.connection.blocked)
+                deaf.writer.transport.pause_reading()
+
+    run(main())
+
+
 def test_subscription_the_server_does_not_restore_is_reported_and_the_others_live(run, address):
     async def main() -> None:
         server, errors = Server(address, max_subscriptions=3), []
@@ -1357,5 +1412,37 @@ def test_node_client_that_is_back_has_its_stars_as_they_stand(run, address):
                 assert (await server.publish("a.b", 1)).matched == 0
                 node.write({"t": 2, "d": {"pub": "a.*", "message": 1}, "n": "2"})
                 assert (await node.packet())["d"] == {"pub": "a.*", "message": 1}
+
+    run(main())
+
+
+@pytest.mark.parametrize("changed", ["nothing", "time", "user"])
+def test_node_client_has_its_topics_again_in_time_and_as_the_same_user(
+    run, address, monkeypatch, changed
+):
+    assert exchange.REMEMBERED == 10
+    if changed == "time":
+        monkeypatch.setattr(exchange, "REMEMBERED", 0)
+
+    async def main() -> None:
+        server = Server(address)
+        server.on_error(lambda error, peer: None)
+        async with server:
+            async with Raw.connect(address) as node:
+                reply = await node.open()
+                node.write({"t": 2, "d": {"sub": "a"}, "n": "1"})
+                await node.packet()
+                (peer,) = server.peers.values()
+                if changed == "user":
+                    peer.connection.credentials = Credentials(os.geteuid() + 1)
+            await until(lambda: not server.peers)
+            assert (await server.publish("a", "lost")).matched == 0
+            async with Raw.connect(address) as node:
+                await node.open(id=reply["d"]["id"])
+                assert (await server.publish("a", 1)).matched == int(changed == "nothing")
+                await server.broadcast("next")
+                topics = [{"pub": "a", "message": 1}] if changed == "nothing" else []
+                for data in (*topics, "next"):
+                    assert (await node.packet())["d"] == data
 
     run(main())

@@ -213,7 +213,7 @@ def test_big_items_cost_more_and_always_fit(run, address):
     run(main())
 
 
-def test_slow_stream_holds_up_no_call(run, address):
+def test_slow_stream_holds_up_no_call_and_no_other_stream(run, address):
     async def main() -> None:
         source = Source(address)
         async with (
@@ -223,8 +223,38 @@ def test_slow_stream_holds_up_no_call(run, address):
         ):
             await until(lambda: one.buffered and other.buffered)
             assert [await client.call("plain") for _ in range(100)] == [1] * 100
+            async with client.stream("async", 1000) as third:
+                assert [item async for item in third] == [*range(1000)]
             assert one.buffered <= 64
             assert other.buffered <= 64
+
+    run(main())
+
+
+def test_streams_pings_and_answers_get_through_where_requests_are_held(run, address):
+    async def main() -> None:
+        source, gate = Source(address, limits=Limits(max_inflight=1)), asyncio.Event()
+
+        @source.server.on_request
+        async def wait(peer: Peer, data: int) -> int:
+            await gate.wait()
+            return data
+
+        async with meeting(source.server) as client:
+            client.on_request(lambda data: data)
+            (peer,) = source.server.peers.values()
+            async with client.stream("async", 1000) as stream, client.stream("sum.of", "a") as sums:
+                asked = [asyncio.ensure_future(client.request(n)) for n in range(3)]
+                await until(lambda: peer.inflight)
+                assert [item async for item in stream] == [*range(1000)]
+                for number in range(1000):
+                    await sums.send(number)
+                assert await sums.result() == 499_500
+                assert await client.ping() > 0
+                assert await peer.request("back") == "back"
+                assert not any(task.done() for task in asked)
+                gate.set()
+                assert await asyncio.gather(*asked) == [0, 1, 2]
 
     run(main())
 
@@ -477,8 +507,9 @@ def test_there_are_only_so_many_streams_of_one_peer(run, address):
             one, two, three = [await enter(client.stream("async")) for _ in range(3)]
             assert await anext(one) == await anext(two) == 0
             assert isinstance(await raised_by(anext(three)), Overloaded)
+            (peer,) = source.server.peers.values()
             await one.aclose()
-            await until(lambda: source.ended)
+            await until(lambda: peer.inflight == 1)
             four = await enter(client.stream("async"))
             assert await anext(four) == 0
 
@@ -818,6 +849,30 @@ def test_progress_comes_before_the_result(run, address, dialect):
             assert len(heard) == 4
             assert await client.call("build", 3) == "built"
             assert len(heard) == 4
+
+    run(main())
+
+
+@pytest.mark.parametrize("who", ["interphone", "node"])
+def test_no_progress_is_sent_to_who_did_not_ask(run, address, who):
+    async def main() -> None:
+        server = Server(address)
+
+        @server.method
+        async def build(call: Call) -> str:
+            await call.progress(1)
+            return "built"
+
+        async with server, Raw.connect(address) as raw:
+            if who == "node":
+                await raw.open()
+                raw.write({"t": 2, "n": "1", "d": {"jsonrpc": "2.0", "method": "build"}})
+                answer = {"jsonrpc": "2.0", "result": "built"}
+            else:
+                await raw.open(interphone={"version": 1, "dialects": ["classic"]})
+                raw.write({"t": 2, "n": "1", "d": {"method": "build"}, "k": "call"})
+                answer = "built"
+            assert await raw.packet() == {"t": 3, "n": "1", "d": answer}
 
     run(main())
 

@@ -207,6 +207,9 @@ class Runner:
     def report(self, error: Exception, args: object) -> None:
         self.errors.append(error)
 
+    def placed(self, handler: Any, *, awaited: bool = True) -> Any:
+        return handler
+
 
 def test_handler_reads_in_order_and_reports_what_it_raises(run):
     async def main() -> None:

@@ -48,6 +48,7 @@ OTHERS_SUITE = [
     "tests/test_address.py",
     "tests/test_client.py",
     "tests/test_connection.py",
+    "tests/test_cost.py",
     "tests/test_declared.py",
     "tests/test_errors.py",
     "tests/test_faults.py",
@@ -202,6 +203,19 @@ def bench(*arguments: str) -> None:
             wine_python(max(WINDOWS_PYTHONS), [windows_path(script), *arguments])
 
 
+def cost(*_: str) -> None:
+    """Record what a message costs, on every supported Python that can be found."""
+    setup()
+    venvs = [VENV]
+    for version in OTHERS:
+        venv = ROOT / f".venv-{dots(version)}"
+        if found := find_python(version):
+            make_venv(venv, found, version, groups=["test", "typing"])
+            venvs.append(venv)
+    for venv in venvs:
+        run([python(venv), ROOT / "tests" / "support" / "cost.py", "record"])
+
+
 def docs(*_: str) -> None:
     """Run every block of every page and look for every public name."""
     setup()
@@ -221,6 +235,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
         test_windows,
         coverage,
         bench,
+        cost,
         docs,
     )
 }

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         WrongThread,
     )
     from .handlers import PASS
+    from .host import Poll, poll_from_blender, poll_from_qt, poll_from_tk
     from .introspection import (
         Description,
         Info,
@@ -115,6 +116,7 @@ _HOMES = {
         "WrongThread",
     ),
     "handlers": ("PASS",),
+    "host": ("Poll", "poll_from_blender", "poll_from_qt", "poll_from_tk"),
     "introspection": (
         "Description",
         "Info",
@@ -169,6 +171,7 @@ __all__ = [
     "PayloadError",
     "Peer",
     "PipeAddress",
+    "Poll",
     "ProtocolError",
     "Publication",
     "Receipt",
@@ -194,6 +197,9 @@ __all__ = [
     "contract",
     "isdk_path",
     "net_ipc_path",
+    "poll_from_blender",
+    "poll_from_qt",
+    "poll_from_tk",
     "run",
     "tcp_address",
 ]

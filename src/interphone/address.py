@@ -17,7 +17,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -32,6 +32,7 @@ __all__ = [
     "isdk_path",
     "net_ipc_path",
     "path_limit",
+    "private_directories",
     "private_directory",
     "resolve",
     "tcp_address",
@@ -161,16 +162,29 @@ def private_directory(
         environ: Environment variables.
         uid: Whose directory; by default of the user this process runs as.
     """
+    return next(private_directories(platform=platform, environ=environ, uid=uid))
+
+
+def private_directories(
+    *,
+    platform: str = sys.platform,
+    environ: Mapping[str, str] = os.environ,
+    uid: int | None = None,
+) -> Iterator[str]:
+    """Yield the private directory, and then those it would be in another environment.
+
+    The arguments are those of `private_directory`.
+    """
     owner = _own_uid() if uid is None else uid
     candidates = [environ.get("XDG_RUNTIME_DIR", "")]
     if platform == "linux":
         candidates.append(f"/run/user/{owner}")
     elif platform == "darwin":
         candidates.append(environ.get("TMPDIR", ""))
-    for place in candidates:
+    for place in dict.fromkeys(candidates):
         if os.path.isabs(place) and _owned_directory(place, owner):
-            return f"{place.rstrip('/')}/interphone"
-    return f"/tmp/interphone-{owner}"
+            yield f"{place.rstrip('/')}/interphone"
+    yield f"/tmp/interphone-{owner}"
 
 
 def path_limit(platform: str = sys.platform) -> int:

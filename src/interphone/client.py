@@ -43,6 +43,7 @@ from .errors import (
 from .feed import Feed, check_result
 from .handlers import Chain, Handlers, Tasks, log_error, log_raised
 from .hooks import Hook
+from .host import Poll
 from .introspection import Introspection, Sources
 from .limits import Limits
 from .methods import Methods
@@ -124,6 +125,7 @@ class Client:
         heartbeat: As for `Server`.
         dialect: As for `Server`.
         debug: As for `Server`.
+        host: As for `Server`.
     """
 
     def __init__(
@@ -142,6 +144,7 @@ class Client:
         heartbeat: float | None = 20.0,
         dialect: Literal["native", "classic"] = "native",
         debug: bool = False,
+        host: Poll | None = None,
     ) -> None:
         if dialect not in ("native", "classic"):
             raise ValueError(f"the dialect is 'native' or 'classic', not {dialect!r}")
@@ -177,7 +180,7 @@ class Client:
         self._paused = False
         self._end: InterphoneError | None = None
         self._waiting: set[asyncio.Future[None]] = set()  # verbs that wait for a connection
-        self._tasks = Tasks(self._report_handler)
+        self._tasks = Tasks(self._report_handler, host)
         self._feed = Feed(
             standing=self._standing,
             present=lambda: self._peer,
@@ -187,11 +190,11 @@ class Client:
         self.on_ready: Hook[[Peer]] = Hook(self._tasks)
         self.on_status: Hook[[Status]] = Hook(self._tasks)
         self.on_message: Hook[[Any]] = Hook(self._tasks)
-        self.on_request: Chain[[Any]] = Chain()
-        self.method = Methods(Call)
+        self.on_request: Chain[[Any]] = Chain(hosted=host is not None)
+        self.method = Methods(Call, hosted=host is not None)
         self.error = Declared(debug=debug)
         self.on_error: Hook[[Exception]] = Hook(self._tasks)
-        self.on_close: Hook[[Any]] = Hook(self._tasks)
+        self.on_close: Hook[[Any]] = Hook(self._tasks, awaited=False)
         self._handlers = Handlers(
             tasks=self._tasks,
             on_message=self.on_message,

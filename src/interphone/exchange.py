@@ -186,7 +186,8 @@ class Exchange:
             self._keep(item, value)
         tally = Tally(ack)
         self._traffic.spread(item, tally)
-        await self._traffic.conclude(tally, timeout)
+        if not self._traffic.concluded(tally):
+            await self._traffic.conclude(tally, timeout)
         return tally.receipt()
 
     def _keep(self, item: Item, value: object) -> None:

@@ -270,7 +270,7 @@ class Feed:
         subscription = entry.subscription
         if not self._local.wants(subscription, topic):
             if entry.account is not None:
-                self.took(subscription, len(bytes(raw)))
+                self.took(subscription, len(raw))
             return False
         subscription.put(topic, raw, peer.protocol.codec, retained=marks.retained)
         return True

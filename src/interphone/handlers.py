@@ -22,17 +22,28 @@ from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, overload
 
 from .errors import InterphoneError
 from .hooks import Hook
+from .host import Poll
 
-__all__ = ["PASS", "Chain", "Handler", "Handlers", "Place", "Tasks", "log_error", "log_raised"]
+__all__ = [
+    "PASS",
+    "Chain",
+    "Handler",
+    "Handlers",
+    "Place",
+    "Tasks",
+    "check_host",
+    "log_error",
+    "log_raised",
+]
 
 logger = logging.getLogger("interphone")
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Place = Literal["loop", "thread", "inline"]
-"""Where a handler runs: a coroutine on the loop, a function in a worker thread, or a function
-on the loop's own thread, which must not block."""
+Place = Literal["loop", "thread", "inline", "host"]
+"""Where a handler runs: a coroutine on the loop, a function in a worker thread, a function on the
+loop's own thread, which must not block, or a function in the thread of the host (`Poll`)."""
 
 MAX_WORKERS = 32
 
@@ -60,10 +71,13 @@ PASS: Final = _Pass()
 
 
 class Tasks:
-    """The tasks and threads of one Server or Client."""
+    """The tasks and threads of one Server or Client, and the host's thread, if there is one."""
 
-    def __init__(self, report: Callable[[Exception, tuple[object, ...]], None]) -> None:
+    def __init__(
+        self, report: Callable[[Exception, tuple[object, ...]], None], host: Poll | None = None
+    ) -> None:
         self.report = report
+        self.host = host
         self._tasks: set[asyncio.Task[Any]] = set()
         self._farewells: set[asyncio.Task[Any]] = set()
         self._pool: ThreadPoolExecutor | None = None
@@ -134,6 +148,42 @@ class Tasks:
                 yield item
         finally:
             asked.put(None)
+
+    async def on_host(self, function: Callable[..., R], *args: Any) -> R:
+        """Run a function in the host's thread."""
+        assert self.host is not None  # without it nothing is registered for it
+        return await self.host.call(function, *args)
+
+    async def on_host_each(
+        self, function: Callable[[], Generator[Any, Any, Any]]
+    ) -> AsyncGenerator[Any, None]:
+        """Yield what a generator function yields; the host has a turn between two items."""
+        assert self.host is not None
+        generator = await self.on_host(function)
+        try:
+            while (item := await self.on_host(next, generator, _END)) is not _END:
+                yield item
+        finally:
+            self.host.post(generator.close, report=partial(log_raised, where=self.host))
+
+    def placed(
+        self, handler: Callable[..., object], *, awaited: bool = True
+    ) -> Callable[..., object]:
+        """Return what is to be called for the handler of a hook or topic.
+
+        A coroutine function is called itself. A plain one is, too, unless there is a host:
+        then it returns a coroutine that has the host run it, or, not `awaited`, nothing.
+        """
+        if self.host is None or _waits(handler):
+            return handler
+        if awaited:
+            return partial(self._hear_on_host, handler)
+        return partial(self.host.post, handler, report=partial(log_raised, where=self.host))
+
+    async def _hear_on_host(self, handler: Callable[..., object], *args: object) -> None:
+        result = await self.on_host(handler, *args)
+        if inspect.iscoroutine(result):
+            await result
 
     async def close(self, grace: float) -> None:
         """Give what runs `grace` seconds to end, then cancel it; end the threads."""
@@ -227,15 +277,18 @@ class Handler:
 
     __slots__ = ("function", "inline", "place")
 
-    def __init__(self, function: Callable[..., object], on: Place | None = None) -> None:
+    def __init__(
+        self, function: Callable[..., object], on: Place | None = None, *, hosted: bool = False
+    ) -> None:
         waits = _waits(function)
-        place = on or ("loop" if waits else "thread")
+        place = on or ("loop" if waits else "host" if hosted else "thread")
         if waits and place != "loop":
             raise ValueError(
                 f"{function!r} is a coroutine function: it runs on the loop, not {place!r}"
             )
         if not waits and place == "loop":
             raise ValueError(f"{function!r} is a plain function: run it on a 'thread' or 'inline'")
+        check_host(place, hosted=hosted)
         self.function = function
         self.place = place
         self.inline = place == "inline"
@@ -244,6 +297,8 @@ class Handler:
         """Call the function where it runs, and await what it returns."""
         if self.place == "thread":
             return await tasks.in_thread(partial(self.function, *args, **kwargs))
+        if self.place == "host":
+            return await tasks.on_host(partial(self.function, *args, **kwargs))
         result: Any = self.function(*args, **kwargs)
         return await result if inspect.iscoroutine(result) else result
 
@@ -254,8 +309,16 @@ class Handler:
         call = partial(self.function, *args, **kwargs)
         if self.place == "thread":
             return tasks.in_own_thread(call)  # type: ignore[arg-type]  # it was looked at
+        if self.place == "host":
+            return tasks.on_host_each(call)  # type: ignore[arg-type]  # it was looked at
         made: Any = call()
         return _as_async(made) if inspect.isgenerator(made) else made
+
+
+def check_host(place: Place | None, *, hosted: bool) -> None:
+    """Raise `ValueError` if something is to run in the thread of a host that is not there."""
+    if place == "host" and not hosted:
+        raise ValueError("on='host' needs a host: make the Server or Client with host=Poll()")
 
 
 async def _as_async(generator: Generator[Any, Any, Any]) -> AsyncGenerator[Any, None]:
@@ -278,12 +341,13 @@ class Chain(Generic[P]):
     """Handlers that are asked in turn; the first result that is not `PASS` is the answer.
 
     Use it as a decorator: ``@server.on_request``, or ``@server.on_request(on="inline")``.
-    A coroutine runs on the loop; a plain function runs in a worker thread, unless it says
-    ``on="inline"`` and never blocks. None is an answer.
+    A coroutine runs on the loop; a plain function runs in a worker thread, or in the host's
+    where there is one, unless it says ``on="inline"`` and never blocks. None is an answer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, hosted: bool = False) -> None:
         self.handlers: tuple[Handler, ...] = ()
+        self._hosted = hosted
 
     @overload
     def __call__(self, handler: Callable[P, R], /) -> Callable[P, R]: ...
@@ -298,7 +362,7 @@ class Chain(Generic[P]):
         return self._add(handler, on)
 
     def _add(self, function: Callable[P, R], on: Place | None) -> Callable[P, R]:
-        self.handlers += (Handler(function, on),)
+        self.handlers += (Handler(function, on, hosted=self._hosted),)
         return function
 
     def __bool__(self) -> bool:

@@ -32,25 +32,33 @@ class Runner(Protocol):
         """Hear of a handler that raised; `args` are what it was called with."""
         ...
 
+    def placed(
+        self, handler: Callable[..., object], *, awaited: bool = True
+    ) -> Callable[..., object]:
+        """Return what is to be called for a handler: itself, or what has the host run it."""
+        ...
+
 
 class Hook(Generic[P]):
     """A moment. Call it with a handler, or use it as a decorator, to be told of it.
 
-    Handlers that are plain functions run at once, in the order they were registered;
-    coroutines run as tasks. A handler that raises disturbs no other.
+    Handlers that are plain functions run at once, in the order they were registered, or, where
+    there is a host, in its thread; coroutines run as tasks. A handler that raises disturbs no
+    other.
 
         @server.on_connect
         async def greet(peer: Peer, payload: object) -> None:
             await peer.send("welcome")
     """
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, *, awaited: bool = True) -> None:
         self._runner = runner
-        self._handlers: list[Callable[P, object]] = []
+        self._awaited = awaited  # else nobody waits for a host to run its handlers
+        self._handlers: list[tuple[Callable[P, object], Callable[P, object]]] = []
 
     def __call__(self, handler: Callable[P, R]) -> Callable[P, R]:
         """Register a handler and return it."""
-        self._handlers.append(handler)
+        self._handlers.append((handler, self._runner.placed(handler, awaited=self._awaited)))
         return handler
 
     def __bool__(self) -> bool:
@@ -59,7 +67,11 @@ class Hook(Generic[P]):
 
     def remove(self, handler: Callable[P, object]) -> None:
         """Take a handler off; raise `ValueError` if it is not registered."""
-        self._handlers.remove(handler)
+        for index, (known, _) in enumerate(self._handlers):
+            if known == handler:
+                del self._handlers[index]
+                return
+        raise ValueError(f"{handler!r} is not registered")
 
     def fire(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Tell everybody; coroutines run as tasks."""
@@ -69,7 +81,7 @@ class Hook(Generic[P]):
     def start(self, *args: P.args, **kwargs: P.kwargs) -> list[Coroutine[Any, Any, object]]:
         """Call the plain handlers; return the coroutines of the others, not started."""
         coroutines: list[Coroutine[Any, Any, object]] = []
-        for handler in tuple(self._handlers):
+        for _, handler in tuple(self._handlers):
             try:
                 result = handler(*args, **kwargs)
             except Exception as exc:

@@ -23,6 +23,7 @@ from .connection import Connection
 from .deadlines import set_deadline
 from .errors import ConnectionLost, MessageTooBig, PayloadError
 from .handlers import PASS, Handler, Handlers
+from .host import HostBusy
 from .protocol.events import Nonce, Options
 from .protocol.messages import Failure, failure_of
 from .protocol.payload import ABSENT, Codec
@@ -344,6 +345,8 @@ class Inbox:
             result = await work
         except NotTaken as exc:
             self.fail(nonce, exc.failure, exc.error, envelope=envelope)
+        except HostBusy as exc:
+            self.fail(nonce, Failure("overloaded", str(exc)), envelope=envelope)
         except GeneratorExit:  # the loop is thrown away
             raise
         except BaseException as exc:

@@ -190,13 +190,13 @@ class OwnLane:
     def must_wait(self, item: Item) -> bool:
         """Whether publishers have to wait for it."""
         subscription = self.subscription
-        return subscription.blocks and self.open and not subscription.room(len(bytes(item.raw)))
+        return subscription.blocks and self.open and not subscription.room(len(item.raw))
 
     def reluctance(self, item: Item) -> int:
         """As that of `PeerLane`; 3: full, and something would be lost."""
         if self.parked or self.must_wait(item):
             return 2
-        return 0 if self.subscription.room(len(bytes(item.raw))) else 3
+        return 0 if self.subscription.room(len(item.raw)) else 3
 
     def put(self, item: Item) -> bool:
         """Give it a publication; False if that is lost."""

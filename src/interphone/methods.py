@@ -71,6 +71,7 @@ class Method:
         on: Place | None = None,
         limit: int | None = None,
         collect: bool = False,
+        hosted: bool = False,
     ) -> None:
         if limit is not None and limit < 1:
             raise ValueError(f"limit={limit}: a method needs room for one call")
@@ -78,7 +79,7 @@ class Method:
         signature = signature_of(function)
         label = f"{label_of(plain)}()"
         self.name = name
-        self.handler = _handler(function, plain, on)
+        self.handler = _handler(function, plain, on, hosted)
         self.stream = inspect.isasyncgenfunction(plain) or inspect.isgeneratorfunction(plain)
         self.collect = collect
         self.limit = limit
@@ -223,9 +224,11 @@ def _why(error: PayloadError) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _handler(function: Callable[..., object], plain: object, on: Place | None) -> Handler:
+def _handler(
+    function: Callable[..., object], plain: object, on: Place | None, hosted: bool
+) -> Handler:
     if not inspect.isasyncgenfunction(plain):
-        return Handler(function, on)
+        return Handler(function, on, hosted=hosted)
     if on not in (None, "loop"):
         raise ValueError(f"{function!r} is an async generator: it runs on the loop, not {on!r}")
     handler = Handler(function, "inline")  # calling it only makes the generator
@@ -255,17 +258,19 @@ class Methods(Generic[CallT]):
 
     Use it as a decorator: ``@server.method``, ``@server.method("text.upper")``, or
     ``@server.method(a_contract)``. A coroutine runs on the loop; a plain function runs in a
-    worker thread, unless it says ``on="inline"`` and never blocks. At most `limit` calls of
-    it are under way at once. A parameter that is annotated as the call type is given the
-    call itself; a function that implements a contract has it first, or with a default.
+    worker thread, or in the host's where there is one, unless it says ``on="inline"`` and
+    never blocks. At most `limit` calls of it are under way at once. A parameter that is
+    annotated as the call type is given the call itself; a function that implements a contract
+    has it first, or with a default.
 
     A generator, async or not, is a stream: its callers open it as one. With ``collect=True``
     those that cannot get a list. A parameter that is annotated ``AsyncIterator[T]`` (in a
     thread: ``Iterator[T]``) is what the caller streams to it.
     """
 
-    def __init__(self, call_type: type[CallT]) -> None:
+    def __init__(self, call_type: type[CallT], *, hosted: bool = False) -> None:
         self._call_type = call_type
+        self._hosted = hosted
         self._methods: dict[str, Method] = {}
 
     @overload
@@ -331,7 +336,13 @@ class Methods(Generic[CallT]):
         if name in self._methods:
             raise ValueError(f"there is a method {name!r} already")
         method = Method(
-            name, function, call_type=self._call_type, on=on, limit=limit, collect=collect
+            name,
+            function,
+            call_type=self._call_type,
+            on=on,
+            limit=limit,
+            collect=collect,
+            hosted=self._hosted,
         )
         if of is not None:
             _check_implements(method, of)

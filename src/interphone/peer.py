@@ -599,7 +599,7 @@ class Call:
     ) -> None:
         self.peer = peer
         now = asyncio.get_running_loop().time
-        self.deadline = None if seconds is None else now() + seconds
+        self.deadline: float | None = None if seconds is None else now() + seconds
         self._report = report
 
     async def progress(self, value: object) -> None:

@@ -23,6 +23,7 @@ from .errors import (
 from .exchange import Exchange
 from .handlers import Chain, Handlers, Tasks, log_error, log_raised
 from .hooks import Hook
+from .host import Poll
 from .inspector import Inspector
 from .introspection import Introspection, Sources
 from .limits import Limits
@@ -102,6 +103,7 @@ class Server:
         dialect: What is spoken with interphone clients that can: "classic" is Node's, for
             debugging.
         debug: Show interphone peers the traceback when a handler raises.
+        host: Has plain handlers run in the thread that polls it, unless they say otherwise.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class Server:
         heartbeat: float | None = 20.0,
         dialect: Literal["native", "classic"] = "native",
         debug: bool = False,
+        host: Poll | None = None,
     ) -> None:
         if dialect not in ("native", "classic"):
             raise ValueError(f"the dialect is 'native' or 'classic', not {dialect!r}")
@@ -144,7 +147,7 @@ class Server:
         self._peers: dict[str, Peer] = {}
         self._starting = False
         self._paused = False
-        self._tasks = Tasks(self._report_handler)
+        self._tasks = Tasks(self._report_handler, host)
         self._exchange = Exchange(
             max_subscriptions=max_subscriptions,
             max_retained=max_retained,
@@ -164,11 +167,11 @@ class Server:
         self.on_connect: Hook[[Peer, Any]] = Hook(self._tasks)
         self.on_disconnect: Hook[[Peer, Any]] = Hook(self._tasks)
         self.on_message: Hook[[Peer, Any]] = Hook(self._tasks)
-        self.on_request: Chain[[Peer, Any]] = Chain()
-        self.method = Methods(Call)
+        self.on_request: Chain[[Peer, Any]] = Chain(hosted=host is not None)
+        self.method = Methods(Call, hosted=host is not None)
         self.error = Declared(debug=debug)
         self.on_error: Hook[[Exception, Peer | None]] = Hook(self._tasks)
-        self.on_close: Hook[[]] = Hook(self._tasks)
+        self.on_close: Hook[[]] = Hook(self._tasks, awaited=False)
         self._handlers = Handlers(
             tasks=self._tasks,
             on_message=self.on_message,

@@ -242,8 +242,9 @@ def read_by(injected: list[Injected], place: Place, label: str) -> Any:
     for each in injected:
         if each.item is None:
             continue
-        if place == "inline":
-            raise ValueError(f"{label} runs inline: it cannot wait for what {each.name!r} brings")
+        if place in ("inline", "host"):
+            where = "inline" if place == "inline" else "in the host's thread"
+            raise ValueError(f"{label} runs {where}: it cannot wait for what {each.name!r} brings")
         if each.plain is not (place == "thread"):
             wanted = "AsyncIterator" if each.plain else "Iterator"
             where = "a thread" if place == "thread" else "the loop"

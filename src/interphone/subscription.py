@@ -238,7 +238,7 @@ class Subscription(Generic[ItemT]):
             return item
         if isinstance(item, Overflow):
             raise item
-        size = len(bytes(item.raw))
+        size = len(item.raw)
         self._items -= 1
         self._bytes -= size
         if self.blocks:
@@ -272,7 +272,7 @@ class Subscription(Generic[ItemT]):
             return False
         if self._overflow == "latest":
             self._forget(topic)
-        size = len(bytes(raw))
+        size = len(raw)
         # Who blocks has said how many bytes may come; the last one may be over that.
         room = self._items < self.max_queue if self.blocks else self.room(size)
         if not room and not self._make_room(topic):
@@ -331,7 +331,7 @@ class Subscription(Generic[ItemT]):
         assert isinstance(lost, _Queued)  # both who call it looked
         del self._queue[index]
         self._items -= 1
-        self._bytes -= len(bytes(lost.raw))
+        self._bytes -= len(lost.raw)
 
     def put_gap(self, *, resumed: bool = False) -> None:
         """Note that the connection was away."""
@@ -384,6 +384,7 @@ class TopicHandler(Subscription[Publication[T]]):
     ) -> None:
         super().__init__(hub, topics, of, overflow=overflow, queue=queue, group=group)
         self.handler = handler
+        self._call = runner.placed(handler)
         self._runner = runner
         self._start = start
         self._reader: asyncio.Task[None] | None = None
@@ -414,7 +415,7 @@ class TopicHandler(Subscription[Publication[T]]):
         self._reader = asyncio.current_task()  # an eager task runs before it is returned
         while self._queue:
             try:
-                result = self.handler(self._take())
+                result = self._call(self._take())
                 if iscoroutine(result):
                     await result
             except asyncio.CancelledError:

@@ -46,7 +46,7 @@ class Traffic:
         self.dropped = 0
         self._topics = topics
         self._turn = 0
-        self._stalled: set[Peer] = set()
+        self._stalled: dict[Peer, int] = {}  # who took nothing, until it has taken so much
 
     # Giving
 
@@ -140,7 +140,7 @@ class Traffic:
             return False
         for lane in lanes:
             if lane.allowance is not None:
-                lane.allowance.spend(len(bytes(item.value(peer.protocol))))
+                lane.allowance.spend(len(item.value(peer.protocol)))
         return True
 
     def deliver(self, peer: Peer, body: Callable[[Peer], bytes]) -> bool:
@@ -193,6 +193,10 @@ class Traffic:
             self._carry_out(parked.item, plan, parked.tally)
             parked.tally.stop_waiting(parked)
 
+    def concluded(self, tally: Tally) -> bool:
+        """Whether there is nothing to wait for: everybody took it, and keeps up."""
+        return not tally.pending and not any(peer.connection.blocked for peer in tally.peers)
+
     async def conclude(self, tally: Tally, timeout: float | None) -> None:
         """Wait for slow subscribers a moment, for others as long as they and `timeout` say."""
         now = asyncio.get_running_loop().time
@@ -219,7 +223,11 @@ class Traffic:
     async def settle(self, peers: Iterable[Peer]) -> None:
         """Give slow peers up to `STALL` to take what was queued for them."""
         slow = [peer for peer in peers if peer.connection.blocked]
-        self._stalled = {peer for peer in self._stalled if peer.connection.blocked}
+        self._stalled = {
+            peer: due
+            for peer, due in self._stalled.items()
+            if peer.connection.blocked and peer.connection.taken < due
+        }
         waiting = [peer for peer in slow if peer not in self._stalled]
         if not waiting:
             return
@@ -230,9 +238,10 @@ class Traffic:
         finally:
             for moment in moments:
                 moment.cancel()
-        still = {peer for peer in waiting if peer.connection.blocked}
-        self._stalled |= {peer for peer in still if peer.connection.taken == before[peer]}
+        for peer, taken in before.items():
+            if peer.connection.blocked and peer.connection.taken == taken:
+                self._stalled[peer] = taken + peer.connection.backlog
 
     def left(self, peer: Peer) -> None:
         """A peer is gone."""
-        self._stalled.discard(peer)
+        self._stalled.pop(peer, None)

@@ -76,4 +76,4 @@ class Retained:
 
 
 def _size(topic: str, raw: msgspec.Raw) -> int:
-    return len(topic.encode("utf-8", "surrogatepass")) + len(bytes(raw))
+    return len(topic.encode("utf-8", "surrogatepass")) + len(raw)

@@ -83,7 +83,18 @@ from .messages import (
     read_failure,
 )
 from .payload import ABSENT, Json, MessagePack
-from .shapes import Marks, Posting, Terms, allowed, missed, options_of, published, wanted
+from .shapes import (
+    Marks,
+    Posting,
+    Terms,
+    allowed,
+    marks_of,
+    missed,
+    options_of,
+    published,
+    told,
+    wanted,
+)
 from .states import LEGAL, State
 from .streams import Streams
 from .topics import is_pattern
@@ -505,13 +516,13 @@ class Session:
             if packet.k is None:
                 self._react.message(packet.d)
                 return
-            shape = published(self.codec, packet.d) if packet.k == "pub" else None
+            shape = told(self.codec, packet.d) if packet.k == "pub" else None
         else:
             shape = published(self.codec, packet.d)
             if shape is None or shape.topic not in self.topics:  # not asked for: the user's data
                 self._react.message(packet.d)
                 return
-        marks = options_of(Marks, packet.o if "topics" in self.can else None)
+        marks = marks_of(packet.o if "topics" in self.can else None)
         if shape is None or marks is None:
             self.counts.unknown += 1
         else:
