@@ -51,7 +51,7 @@ class Exchange:
         self._own: dict[Subscription[Any], OwnLane] = {}
         self._own_topics = 0  # of the server itself: they count for no limit
         self._publishing: dict[Peer, set[Tally]] = {}
-        self._left: dict[tuple[int | None, str], tuple[float, tuple[str, ...]]] = {}
+        self._left: dict[tuple[int | str | None, str], tuple[float, tuple[str, ...]]] = {}
 
     def names(self) -> set[str]:
         """Every topic and pattern somebody is subscribed to."""
@@ -313,5 +313,7 @@ def _answer(peer: Peer, tally: Tally) -> dict[str, object]:
     }
 
 
-def _key(peer: Peer) -> tuple[int | None, str]:
-    return getattr(peer.credentials, "uid", None), peer.id
+def _key(peer: Peer) -> tuple[int | str | None, str]:
+    """The user, as the system names him, and the id."""
+    who = peer.credentials
+    return (None if who is None else who.uid if who.sid is None else who.sid), peer.id
