@@ -1116,9 +1116,50 @@ def test_last_values_wait_for_room_too(run, address):
                     assert await values(items, 11) == [*range(10), "new"]
                 assert await waiting == Receipt(2, 2, 0)
             async with client.subscribe("a.*", overflow="block", queue=2):
-                await until(lambda: len(room_taken(server)) == 8)
+                await until(lambda: sum(map(len, room_taken(server))) == 8)
             assert not room_taken(server)
             assert server._exchange._traffic.dropped == 0
+
+    run(main())
+
+
+def test_last_values_without_room_cost_their_names_only(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with server, Raw.connect(address) as raw:
+            await raw.open(interphone=OURS)
+            for number in range(10):
+                await server.publish(f"a.{number}", number, retain=True)
+            assert (await sub(raw, "a.*", credit=[0, 0]))[1] == []
+            assert [len(arrears) for arrears in room_taken(server)] == [10]
+            await server.forget("a.0")
+            again = asyncio.ensure_future(server.publish("a.1", "new", retain=True, timeout=None))
+            await until(lambda: len(room_taken(server)) == 2)
+            raw.write({"t": 20, "n": 1, "d": [9, 1000]})
+            came = [await raw.packet() for _ in range(9)]
+            assert [packet["d"]["message"] for packet in came] == [*range(2, 10), "new"]
+            retained = [packet["o"].get("retained", False) for packet in came]
+            assert retained == [True] * 8 + [False]
+            assert await again == Receipt(1, 1, 0)
+            assert not room_taken(server)
+
+    run(main())
+
+
+def test_last_values_of_a_topic_that_was_left_wait_no_more(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with server, Raw.connect(address) as raw:
+            await raw.open(interphone=OURS)
+            for topic in ("a", "b.x", "b.y", "c"):
+                await server.publish(topic, topic, retain=True)
+            await sub(raw, "a", "b.*", "c", credit=[0, 0])
+            await sub(raw, "d", id=1)
+            for topics, left in ((["c"], 3), (["b.*", "d"], 1), (["a"], 0)):
+                raw.write({"t": 2, "d": {"unsub": topics}, "n": "u", "k": "unsub", "o": {"id": 1}})
+                assert (await raw.packet())["d"] == {"result": True}
+                assert sum(map(len, room_taken(server))) == left
+            assert server._exchange.dropped == 0
 
     run(main())
 
