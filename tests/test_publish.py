@@ -1321,6 +1321,59 @@ def test_server_that_sends_more_than_it_may_ends_the_subscription(run, address):
     run(main())
 
 
+@pytest.mark.parametrize("many", [3, 4])
+def test_server_that_sends_more_bytes_than_it_may_ends_the_subscription(run, address, many):
+    async def main() -> None:
+        async with Raw.serve(address) as comers:
+            client = Client(address, backoff=None)
+            connecting = asyncio.ensure_future(client.connect())
+            raw = await comers.get()
+            await raw.let_in(interphone=OURS)
+            await connecting
+            items = client.subscribe("a", overflow="block")
+            entering = asyncio.ensure_future(items.__aenter__())
+            packet = await raw.packet()
+            value = "x" * 500_000  # the third overdraws 1 MiB, which is right
+            for _ in range(many):
+                late = {"t": 1, "d": {"pub": "a", "message": value}, "k": "pub", "o": {"to": [1]}}
+                raw.write(late)
+            raw.write({"t": 3, "d": {"result": True}, "n": packet["n"]})
+            await entering
+            assert items.ended is (many > 3)
+            assert items.unread == (3, 3 * 500_002)
+            assert await values(items, 3) == [value] * 3
+            if many > 3:
+                assert isinstance(await raised_by(anext(items)), Overflow)
+            client.abort()
+
+    run(main())
+
+
+def test_only_a_subscription_that_blocks_can_miss_publications(run, address):
+    async def main() -> None:
+        async with Raw.serve(address) as comers:
+            client = Client(address, backoff=None)
+            connecting = asyncio.ensure_future(client.connect())
+            raw = await comers.get()
+            await raw.let_in(interphone=OURS)
+            await connecting
+            items = client.subscribe("a", overflow="drop_oldest", queue=1)
+            entering = asyncio.ensure_future(items.__aenter__())
+            packet = await raw.packet()
+            for value in range(3):
+                said = {"t": 1, "d": {"pub": "a", "message": value}, "k": "pub", "o": {"to": [1]}}
+                raw.write(said, {"t": 21, "n": 1, "d": [1, "a"]})
+            raw.write({"t": 3, "d": {"result": True}, "n": packet["n"]})
+            await entering
+            assert await values(items, 1) == [2]
+            assert items.dropped == 2
+            items.end()
+            assert [item async for item in items] == []
+            client.abort()
+
+    run(main())
+
+
 def test_publication_that_comes_after_leaving_its_topic_is_given_back(run, address):
     async def main() -> None:
         async with Raw.serve(address) as comers:
