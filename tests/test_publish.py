@@ -1115,9 +1115,50 @@ def test_last_values_wait_for_room_too(run, address):
                     assert await values(items, 11) == [*range(10), "new"]
                 assert await waiting == Receipt(2, 2, 0)
             async with client.subscribe("a.*", overflow="block", queue=2):
-                await until(lambda: len(room_taken(server)) == 8)
+                await until(lambda: sum(map(len, room_taken(server))) == 8)
             assert not room_taken(server)
             assert server._exchange._traffic.dropped == 0
+
+    run(main())
+
+
+def test_last_values_without_room_cost_their_names_only(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with server, Raw.connect(address) as raw:
+            await raw.open(interphone=OURS)
+            for number in range(10):
+                await server.publish(f"a.{number}", number, retain=True)
+            assert (await sub(raw, "a.*", credit=[0, 0]))[1] == []
+            assert [len(arrears) for arrears in room_taken(server)] == [10]
+            await server.forget("a.0")
+            again = asyncio.ensure_future(server.publish("a.1", "new", retain=True, timeout=None))
+            await until(lambda: len(room_taken(server)) == 2)
+            raw.write({"t": 20, "n": 1, "d": [9, 1000]})
+            came = [await raw.packet() for _ in range(9)]
+            assert [packet["d"]["message"] for packet in came] == [*range(2, 10), "new"]
+            retained = [packet["o"].get("retained", False) for packet in came]
+            assert retained == [True] * 8 + [False]
+            assert await again == Receipt(1, 1, 0)
+            assert not room_taken(server)
+
+    run(main())
+
+
+def test_last_values_of_a_topic_that_was_left_wait_no_more(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with server, Raw.connect(address) as raw:
+            await raw.open(interphone=OURS)
+            for topic in ("a", "b.x", "b.y", "c"):
+                await server.publish(topic, topic, retain=True)
+            await sub(raw, "a", "b.*", "c", credit=[0, 0])
+            await sub(raw, "d", id=1)
+            for topics, left in ((["c"], 3), (["b.*", "d"], 1), (["a"], 0)):
+                raw.write({"t": 2, "d": {"unsub": topics}, "n": "u", "k": "unsub", "o": {"id": 1}})
+                assert (await raw.packet())["d"] == {"result": True}
+                assert sum(map(len, room_taken(server))) == left
+            assert server._exchange.dropped == 0
 
     run(main())
 
@@ -1274,6 +1315,59 @@ def test_server_that_sends_more_than_it_may_ends_the_subscription(run, address):
             assert await values(items, 1) == [0]
             assert isinstance(await raised_by(anext(items)), Overflow)
             assert await raw.packet() == {"t": 20, "n": 1, "d": [1, 1]}
+            client.abort()
+
+    run(main())
+
+
+@pytest.mark.parametrize("many", [3, 4])
+def test_server_that_sends_more_bytes_than_it_may_ends_the_subscription(run, address, many):
+    async def main() -> None:
+        async with Raw.serve(address) as comers:
+            client = Client(address, backoff=None)
+            connecting = asyncio.ensure_future(client.connect())
+            raw = await comers.get()
+            await raw.let_in(interphone=OURS)
+            await connecting
+            items = client.subscribe("a", overflow="block")
+            entering = asyncio.ensure_future(items.__aenter__())
+            packet = await raw.packet()
+            value = "x" * 500_000  # the third overdraws 1 MiB, which is right
+            for _ in range(many):
+                late = {"t": 1, "d": {"pub": "a", "message": value}, "k": "pub", "o": {"to": [1]}}
+                raw.write(late)
+            raw.write({"t": 3, "d": {"result": True}, "n": packet["n"]})
+            await entering
+            assert items.ended is (many > 3)
+            assert items.unread == (3, 3 * 500_002)
+            assert await values(items, 3) == [value] * 3
+            if many > 3:
+                assert isinstance(await raised_by(anext(items)), Overflow)
+            client.abort()
+
+    run(main())
+
+
+def test_only_a_subscription_that_blocks_can_miss_publications(run, address):
+    async def main() -> None:
+        async with Raw.serve(address) as comers:
+            client = Client(address, backoff=None)
+            connecting = asyncio.ensure_future(client.connect())
+            raw = await comers.get()
+            await raw.let_in(interphone=OURS)
+            await connecting
+            items = client.subscribe("a", overflow="drop_oldest", queue=1)
+            entering = asyncio.ensure_future(items.__aenter__())
+            packet = await raw.packet()
+            for value in range(3):
+                said = {"t": 1, "d": {"pub": "a", "message": value}, "k": "pub", "o": {"to": [1]}}
+                raw.write(said, {"t": 21, "n": 1, "d": [1, "a"]})
+            raw.write({"t": 3, "d": {"result": True}, "n": packet["n"]})
+            await entering
+            assert await values(items, 1) == [2]
+            assert items.dropped == 2
+            items.end()
+            assert [item async for item in items] == []
             client.abort()
 
     run(main())

@@ -15,7 +15,7 @@ import msgspec
 
 from .errors import Overloaded, PayloadError
 from .handlers import Tasks
-from .lanes import KEPT, LOCAL, Item, Lane, OwnLane, PeerLane, Tally
+from .lanes import KEPT, LOCAL, Arrears, Item, Lane, OwnLane, PeerLane, Tally
 from .peer import DEFAULT_TIMEOUT, Peer
 from .protocol.allowance import Allowance
 from .protocol.events import Nonce
@@ -255,8 +255,10 @@ class Exchange:
     def _give_retained(self, lane: Lane, topics: Iterable[str]) -> None:
         """Give a new subscription the last values; of a group each would be given to many."""
         if lane.group is None:
-            for kept in self.retained.matching(topics):
-                self._traffic.offer(lane, Item.kept(kept))
+            names = [kept.topic for kept in self.retained.matching(topics)]
+            if names:
+                Arrears(lane, self.retained, names)
+                self._traffic.pump(lane)
 
     # Coming and going
 

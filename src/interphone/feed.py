@@ -117,6 +117,7 @@ class Feed:
         account = None
         if subscription.blocks:
             account = Account(subscription.max_queue, MAX_ON_THE_WAY)
+            subscription.max_bytes = MAX_ON_THE_WAY
         self._last_id += 1
         entry = _Entry(subscription, self._last_id, account)
         self._local.add(subscription)
@@ -330,7 +331,7 @@ class Feed:
     def missed(self, peer: Peer, id: int, count: int, topic: str) -> None:
         """A subscription missed publications, because it had no room for them in time."""
         entry = self._by_id.get(id)
-        if entry is not None:
+        if entry is not None and entry.account is not None:  # for others nobody waits
             entry.subscription.miss(topic, count)
 
     def took(self, subscription: Subscription[Any], size: int) -> None:

@@ -165,6 +165,7 @@ class Subscription(Generic[ItemT]):
         self._of = of
         self.blocks = overflow == "block"
         self.max_queue = queue
+        self.max_bytes = MAX_QUEUE_BYTES  # of one that blocks, and one publication more
         self._overflow = overflow
         self._wants_gaps = gaps
         self._queue: deque[_Queued | Gap | Overflow] = deque()
@@ -273,8 +274,10 @@ class Subscription(Generic[ItemT]):
         if self._overflow == "latest":
             self._forget(topic)
         size = len(raw)
-        # Who blocks has said how many bytes may come; the last one may be over that.
-        room = self._items < self.max_queue if self.blocks else self.room(size)
+        if self.blocks:  # the last publication may be over what it said may come
+            room = self._items < self.max_queue and self._bytes <= self.max_bytes
+        else:
+            room = self.room(size)
         if not room and not self._make_room(topic):
             return False
         self._queue.append(_Queued(topic, raw, codec, retained))

@@ -16,7 +16,7 @@ from time import get_clock_info
 from typing import NamedTuple
 
 from .errors import InterphoneError
-from .lanes import Item, Lane, OwnLane, Parked, PeerLane, Tally
+from .lanes import Arrears, Item, Lane, OwnLane, Parked, PeerLane, Tally
 from .peer import Peer
 from .protocol.topics import Topics, matcher
 
@@ -49,13 +49,6 @@ class Traffic:
         self._stalled: dict[Peer, int] = {}  # who took nothing, until it has taken so much
 
     # Giving
-
-    def offer(self, lane: Lane, item: Item) -> None:
-        """Give one subscription a last value, now or when it has room."""
-        if lane.parked or lane.must_wait(item):
-            Parked(item, [lane], None)
-        elif not self._give_now(lane, item):
-            self.dropped += 1
 
     def spread(self, item: Item, tally: Tally) -> None:
         """Give a publication to every subscription, and to one of each group."""
@@ -163,35 +156,58 @@ class Traffic:
         """Give a lane what waits for it, as long as it has room."""
         while lane.parked:
             parked = next(iter(lane.parked))
+            if isinstance(parked, Arrears):
+                if not self._give_next(lane, parked):
+                    return
+                continue
             if lane.must_wait(parked.item):
                 return
             others = [one for one in parked.lanes if one is not lane]
             parked.withdraw()  # first of all: a handler may read on at once, and end up here
             if not self._give_now(lane, parked.item):
                 self._give_to_another(lane, parked)
-            elif parked.tally is not None:
+            else:
                 parked.tally.took(lane.peer if isinstance(lane, PeerLane) else None)
                 parked.tally.stop_waiting(parked)
             for other in others:
                 self.pump(other)
 
+    def _give_next(self, lane: Lane, arrears: Arrears) -> bool:
+        """Give a lane the next last value, if one is left; False if that has to wait."""
+        item = arrears.first()
+        if item is None:
+            del lane.parked[arrears]
+            return True
+        if lane.must_wait(item):
+            return False
+        arrears.drop_first()  # first of all, as in `pump`
+        if not self._give_now(lane, item):
+            self.dropped += 1
+        return True
+
     def trim(self, lane: Lane) -> None:
         """Take out of a lane what waits there and is not for it any more."""
-        wanted = matcher(self._topics.of(lane)) if lane.parked else None
+        if not lane.parked:
+            return
+        wanted = matcher(self._topics.of(lane))
         for parked in list(lane.parked):
-            if wanted is not None and not wanted(parked.item.topic):
+            if isinstance(parked, Arrears):
+                parked.keep(wanted)
+                if not parked:
+                    del lane.parked[parked]
+            elif not wanted(parked.item.topic):
                 parked.withdraw_from(lane)
                 if not parked.lanes:
                     self._give_to_another(lane, parked)
+        self.pump(lane)  # what stood behind may be smaller
 
     def _give_to_another(self, lane: Lane, parked: Parked) -> None:
         """What waited for a lane that does not take it any more is for others of its group."""
-        if parked.tally is not None:
-            plan = _Plan({}, [])
-            others = self._instead(lane, parked.item, {lane})
-            self._choose(parked.item, others, parked.tally, plan)
-            self._carry_out(parked.item, plan, parked.tally)
-            parked.tally.stop_waiting(parked)
+        plan = _Plan({}, [])
+        others = self._instead(lane, parked.item, {lane})
+        self._choose(parked.item, others, parked.tally, plan)
+        self._carry_out(parked.item, plan, parked.tally)
+        parked.tally.stop_waiting(parked)
 
     def concluded(self, tally: Tally) -> bool:
         """Whether there is nothing to wait for: everybody took it, and keeps up."""

@@ -15,11 +15,16 @@ __all__ = ["Kept", "Retained"]
 
 
 class Kept(NamedTuple):
-    """A value as its publisher wrote it."""
+    """A value as its publisher wrote it.
+
+    Attributes:
+        number: How many had been kept before it.
+    """
 
     topic: str
     raw: msgspec.Raw
     codec: Codec
+    number: int
 
 
 class Retained:
@@ -27,13 +32,14 @@ class Retained:
 
     Attributes:
         size: Bytes of all values and their topics.
+        count: How many have been kept so far.
     """
 
     def __init__(self, max_topics: int, max_size: int) -> None:
         self._max_topics = max_topics
         self._max_size = max_size
         self._kept: dict[str, Kept] = {}
-        self.size = 0
+        self.size = self.count = 0
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -51,7 +57,9 @@ class Retained:
         if size > self._max_size:
             raise Overloaded(f"the last values of all topics are over {self._max_size} bytes")
         self._kept.pop(topic, None)  # the newest stands last
-        self._kept[topic] = Kept(topic, raw.copy(), codec)  # not the frame it came in
+        copy = raw.copy()  # not the frame it came in
+        self._kept[topic] = Kept(topic, copy, codec, self.count)
+        self.count += 1
         self.size = size
 
     def forget(self, topic: str) -> bool:
@@ -61,6 +69,11 @@ class Retained:
             return False
         self.size -= _size(last.topic, last.raw)
         return True
+
+    def get(self, topic: str, before: int) -> Kept | None:
+        """The value of a topic, if it was among the first `before` that were kept."""
+        kept = self._kept.get(topic)
+        return kept if kept is not None and kept.number < before else None
 
     def matching(self, topics: Iterable[str]) -> list[Kept]:
         """The values for who subscribes to these topics and patterns, each once, oldest first."""
