@@ -9,13 +9,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from interphone import Poll, poll_from_blender, poll_from_qt, poll_from_tk
+from interphone import Poll, poll_from_blender, poll_from_qt
 from interphone.blocking import Client, Server
 from support.threads import Gate, Worker, no_thread_left
 
@@ -28,32 +27,53 @@ def tidy() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def host() -> Poll:
-    return Poll()
+# Tk and Qt have processes of their own: Tk aborts a process in which another thread collects
+# what was its garbage, and PySide changes how a process imports modules.
 
+SERVING = """
+import sys, threading
+from contextlib import contextmanager
+from interphone import Poll
+from interphone.blocking import Client, Server
 
-@pytest.fixture
-def asked(address: str, host: Poll) -> Iterator[Callable[[Callable[[], None]], Worker]]:
-    """Starts another program that asks where the handlers run, and then what to do in the end."""
-    server = Server(address, host=host)
-    server.method("where")(lambda: HERE())
+@contextmanager
+def serving(quit):
+    host, found = Poll(), set()
+    server = Server(sys.argv[1], host=host)
+    server.method("where")(lambda: threading.get_ident())
     server.method("broken")(lambda: 1 / 0)
+    server.method("end")(lambda: quit())
 
-    def ask() -> set[int]:
-        with Client(address) as client:
-            with pytest.raises(Exception, match="ZeroDivisionError"):
+    def ask():
+        with Client(sys.argv[1]) as client:
+            try:
                 client.call("broken")  # the timer goes on all the same
-            found = {client.call("where") for _ in range(20)}
+            except Exception as exc:
+                print(exc)
+            found.update(client.call("where") for _ in range(20))
             client.call("end")
-            return found
-
-    def start(end: Callable[[], None]) -> Worker:
-        server.method("end")(lambda: end())
-        return Worker(ask)
 
     with server:
-        yield start
+        asking = threading.Thread(target=ask)
+        asking.start()
+        yield host, asking, found
+"""
+TOLD = ["ZeroDivisionError: division by zero", "True", "[]"]
+
+
+def told_by(source: str, address: str, **environment: str) -> list[str]:
+    """Run a program behind `SERVING`; return the lines it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", SERVING + source, address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+    if "cannot open shared object file" in done.stderr:
+        pytest.skip("the machine has not all that this toolkit needs")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 # Tk
@@ -77,114 +97,75 @@ def display() -> Iterator[str]:
     process.wait()
 
 
-@pytest.fixture
-def root(display: str) -> Iterator[Any]:
-    tkinter = pytest.importorskip("tkinter")
-    root = tkinter.Tk(display)
-    yield root
-    with suppress(tkinter.TclError):  # the test did
-        root.destroy()
+TK = """
+import sys, threading, tkinter
+from interphone import poll_from_tk
 
-
-def test_tk_runs_handlers_in_its_own_thread(root, host, asked):
-    ended = poll_from_tk(host, root, interval=0.001)
-    asking = asked(root.quit)
-
-    root.mainloop()
-    while asking.running:
-        root.update()
-
-    assert asking.result() == {HERE()}
-    ended()
-    root.update()
-
-
-def test_tk_stops_polling_when_it_is_told(root, host):
+root = tkinter.Tk()
+with serving(root.quit) as (host, asking, found):
     end = poll_from_tk(host, root, interval=0.001)
-    end()
-    ran: list[int] = []
-    host.post(ran.append, 1, report=print)
-
-    root.after(20, root.quit)
     root.mainloop()
+    while asking.is_alive():
+        root.update()
+    print(found == {threading.get_ident()})
 
-    assert ran == []
+ran = []
+end()
+poll_from_tk(host, root, interval=0.001)()  # begun and ended
+host.post(ran.append, 1, report=print)
+root.after(20, root.quit)
+root.mainloop()
+print(ran)
+
+poll_from_tk(host, root, interval=0.001)
+host.post(root.destroy, report=print)  # a handler may end the widget
+root.mainloop()
+"""
 
 
-def test_a_handler_may_destroy_the_widget(root, host):
-    poll_from_tk(host, root, interval=0.001)
-    host.post(root.destroy, report=print)
+def test_tk_runs_handlers_in_its_own_thread_until_it_is_told_to_stop(address, display):
+    pytest.importorskip("tkinter")
 
-    root.mainloop()
+    assert told_by(TK, address, DISPLAY=display) == TOLD
 
-
-# Qt; in a process of its own, because PySide changes how this one imports modules
 
 QT = """
 import sys, threading
 from PySide6.QtCore import QTimer
 from PySide6.QtGui import QGuiApplication
-from interphone import Poll, poll_from_qt
-from interphone.blocking import Client, Server
+from interphone import poll_from_qt
 
-host, found, ran = Poll(), set(), []
 application = QGuiApplication([])
 assert application.platformName() == "offscreen"
-server = Server(sys.argv[1], host=host)
-server.method("where")(lambda: threading.get_ident())
-server.method("broken")(lambda: 1 / 0)
-server.method("end")(application.quit)
-
-def ask():
-    with Client(sys.argv[1]) as client:
-        try:
-            client.call("broken")
-        except Exception as exc:
-            print(exc)
-        found.update(client.call("where") for _ in range(20))
-        client.call("end")
-
-with server:
+with serving(application.quit) as (host, asking, found):
     end = poll_from_qt(host, application, interval=0.001)
-    asking = threading.Thread(target=ask)
-    asking.start()
     application.exec()
     while asking.is_alive():
         application.processEvents()
     print(found == {threading.get_ident()})
 
-    end()
-    poll_from_qt(host, interval=0.001)()  # begun and ended
-    host.post(ran.append, 1, report=print)
-    QTimer.singleShot(20, application.quit)
-    application.exec()
-    print(ran)
+ran = []
+end()
+poll_from_qt(host, interval=0.001)()  # begun and ended
+host.post(ran.append, 1, report=print)
+QTimer.singleShot(20, application.quit)
+application.exec()
+print(ran)
 """
 
 
 def test_qt_runs_handlers_in_its_own_thread_until_it_is_told_to_stop(address):
     if importlib.util.find_spec("PySide6") is None:
         pytest.skip("no PySide6 here")
-    done = subprocess.run(
-        [sys.executable, "-c", QT, address],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "QT_QPA_PLATFORM": "offscreen"},
-    )
 
-    if "cannot open shared object file" in done.stderr:
-        pytest.skip("the machine has not all that Qt needs")
-    assert done.stdout.splitlines() == ["ZeroDivisionError: division by zero", "True", "[]"], (
-        done.stderr
-    )
+    assert told_by(QT, address, QT_QPA_PLATFORM="offscreen") == TOLD
 
 
-def test_a_program_without_qt_is_told_so(host, monkeypatch):
+def test_a_program_without_qt_is_told_so(monkeypatch):
     for name in [name for name in sys.modules if name.endswith(".QtCore")]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(RuntimeError, match="QtCore"):
-        poll_from_qt(host)
+        poll_from_qt(Poll())
 
 
 # Blender: a stand-in with the contract of `bpy.app.timers`, since Blender itself is no package
@@ -233,15 +214,24 @@ def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
     return timers
 
 
-def test_blender_runs_handlers_in_its_own_thread(timers, host, asked):
-    over = Gate()
-    end = poll_from_blender(host, interval=0.02)
-    asking = asked(over.open)
+def test_blender_runs_handlers_in_its_own_thread(timers, address):
+    host, over = Poll(), Gate()
+    server = Server(address, host=host)
+    server.method("where")(lambda: HERE())
+    server.method("end")(lambda: over.open())
 
-    while not over.is_open or asking.running:
-        timers.turn()
+    def ask() -> set[int]:
+        with Client(address) as client:
+            found = {client.call("where") for _ in range(20)}
+            client.call("end")
+            return found
 
-    assert asking.result() == {HERE()}
+    with server:
+        end = poll_from_blender(host, interval=0.02)
+        asking = Worker(ask)
+        while not over.is_open or asking.running:
+            timers.turn()
+        assert asking.result() == {HERE()}
     assert [*timers.registered.values()] == [True]  # it stays when another file is opened
     assert {*timers.waited} == {0.02}
     end()

@@ -44,7 +44,6 @@ __all__ = ["Client"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-R = TypeVar("R")
 TopicHandlerT = TypeVar("TopicHandlerT", bound="Callable[[Publication[Any]], object]")
 
 Upgrade = Literal["isdk-ipc", "net-ipc"]
@@ -132,13 +131,6 @@ class Client:
                 self._driver = far
             return far
 
-    def _ask(self, ask: Callable[[Direct | Far], R]) -> R:
-        """Ask by whoever drives it; by the portal if it moves there just now."""
-        try:
-            return ask(self._driver)
-        except MovedError:
-            return ask(self._far())
-
     # Life
 
     @property
@@ -166,7 +158,9 @@ class Client:
             self._driver.connect(payload)
             if isinstance(self._driver, Direct) and self._driver.isdk:
                 self._far()
-        except KeyboardInterrupt:
+        except Exception:
+            raise
+        except BaseException:
             self.abort()  # it may be connected although the waiting was interrupted
             raise
         return self
@@ -255,7 +249,10 @@ class Client:
 
     def send(self, data: object, *, timeout: float | None = DEFAULT_TIMEOUT) -> None:
         """As `Peer.send`; while there is no connection, wait for one up to `timeout` seconds."""
-        self._ask(lambda driver: driver.send(data, timeout))
+        try:
+            self._driver.send(data, timeout)
+        except MovedError:
+            self._far().send(data, timeout)
 
     @overload
     def request(
@@ -269,7 +266,10 @@ class Client:
         self, data: object, *, returns: Any = Any, timeout: float | None = DEFAULT_TIMEOUT
     ) -> Any:
         """As `Peer.request`; the time until there is a connection counts, too."""
-        return self._ask(lambda driver: driver.request(data, returns, timeout))
+        try:
+            return self._driver.request(data, returns, timeout)
+        except MovedError:
+            return self._far().request(data, returns, timeout)
 
     @overload
     def call(
@@ -302,7 +302,10 @@ class Client:
     def _call(self, method: str, params: Any, *, items: Items | None = None, **options: Any) -> Any:
         if items is not None:
             return self._far().call(method, params, items=items, **options)
-        return self._ask(lambda driver: driver.call(method, params, **options))
+        try:
+            return self._driver.call(method, params, **options)
+        except MovedError:
+            return self._far().call(method, params, **options)
 
     @overload
     def stream(
@@ -345,7 +348,10 @@ class Client:
 
     def ping(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> float:
         """As `Peer.ping`."""
-        return self._ask(lambda driver: driver.ping(timeout))
+        try:
+            return self._driver.ping(timeout)
+        except MovedError:
+            return self._far().ping(timeout)
 
     def pause(self) -> None:
         """Stop reading what the server sends, also after a reconnection, until `resume`."""

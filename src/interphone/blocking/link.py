@@ -43,6 +43,8 @@ from ..transports import PlainSocket
 
 __all__ = ["Link", "MovedError", "Ticket"]
 
+_OPEN, _CLOSED = State.OPEN, State.CLOSED  # hot path: a member costs 100 ns on Python 3.11
+
 SLICE = 1.0  # seconds of one wait; what was missed is seen then
 
 
@@ -179,7 +181,7 @@ class Link:
     @property
     def usable(self) -> bool:
         """Whether it can be asked; as far as anybody has looked."""
-        return self.session.state is State.OPEN
+        return self.session.state is _OPEN
 
     @property
     def inherited(self) -> bool:
@@ -266,9 +268,13 @@ class Link:
         ticket = Ticket(hear)
         with self._lock:
             nonce = self._guarded(self._put_request, verb, args, ticket, timeout, options)
+            reading = self._take_place(ticket)
         try:
+            self._wait(ticket, reading)
             while not ticket.settled:
-                self._wait(ticket)
+                with self._lock:
+                    reading = self._take_place(ticket)
+                self._wait(ticket, reading)
         except BaseException:
             ticket.left = True
             self.forget(nonce)
@@ -311,17 +317,17 @@ class Link:
 
     # Waiting
 
-    def _wait(self, ticket: Ticket) -> None:
+    def _take_place(self, ticket: Ticket) -> bool:
+        """Become the one who reads, or one of those who sleep; return whether it reads."""
+        if not (self._wanted or self._handed_over) and self._may_read():
+            self._reader, ticket.left = ticket, False
+            return True
+        ticket.wake = ticket.wake or SimpleQueue()
+        self._waiting[ticket] = None
+        return False
+
+    def _wait(self, ticket: Ticket, reading: bool) -> None:
         """Read until the ticket is settled, or sleep a while as long as another thread reads."""
-        with self._lock:
-            if ticket.settled:
-                return
-            reading = not (self._wanted or self._handed_over) and self._may_read()
-            if reading:
-                self._reader, ticket.left = ticket, False
-            else:
-                ticket.wake = ticket.wake or SimpleQueue()
-                self._waiting[ticket] = None
         try:
             if reading:
                 self._read(ticket)
@@ -329,7 +335,8 @@ class Link:
                 self._sleep(ticket)
         finally:
             self._pass_on(ticket)
-        ticket.listen()
+        if ticket.news:
+            ticket.listen()
 
     def _may_read(self) -> bool:
         """Whether nobody reads, or who did was interrupted before it could say so."""
@@ -351,11 +358,12 @@ class Link:
                 self._reader = None
                 if self._wanted:
                     self._left.put(None)
-            if self._reader is None and not self._wanted:
+            if self._waiting and self._reader is None and not self._wanted:
                 for next_one in self._waiting:
                     next_one.rouse()
                     break
-            self._close_if_over()
+            if self.session.state is _CLOSED:
+                self._close_if_over()
 
     def _read(self, ticket: Ticket) -> None:
         """Read, for everybody, until the ticket is settled or has news."""
@@ -389,7 +397,7 @@ class Link:
             return
         if self.session.queued or self._out:
             self._write()
-        if self.session.state is State.CLOSED:
+        if self.session.state is _CLOSED:
             self._lose(self.session.error or ConnectionLost())
 
     def _tick(self) -> None:
