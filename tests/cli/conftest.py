@@ -110,7 +110,7 @@ def shop(address: Any, told: list[Any], **options: Any) -> Server:
     return server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
     """A directory of one's own that sockets fit in, and the private directory in it."""
     directory = Path(tempfile.mkdtemp(prefix="ip-", dir="/tmp"))
@@ -123,7 +123,7 @@ def home() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def hosted(home: Path) -> Iterator[Hosted]:
     """Three servers: "shop", "old", which speaks classic only, and one over TCP."""
     hosted = Hosted()
@@ -149,7 +149,7 @@ def hosted(home: Path) -> Iterator[Hosted]:
     hosted.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def node(hosted: Hosted) -> Iterator[dict[str, str]]:
     """The paths of a server of net-ipc and one of (what stands in for) @isdk/ipc-server."""
     require_node()

@@ -14,8 +14,9 @@ import pytest
 from support.shell import COMMAND, Running, environment, interphone
 
 SERVED = """
-from interphone import Server
+from interphone import Server, run
 
+assert callable(run)
 server = Server("served")
 
 @server.method
@@ -104,6 +105,13 @@ def test_entry_point_is_the_same(hosted):
 
 def test_module_does_nothing_when_it_is_imported():
     assert "main" in runpy.run_module("interphone.__main__", run_name="imported")
+
+
+def test_public_names_stay_what_they_are():
+    code = "import interphone.cli, interphone; print(callable(interphone.run))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+
+    assert done.stdout == b"True\n"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -17,9 +17,10 @@ from typing import Annotated, Any
 
 import typer
 
+# Not from `..run`: that would put the module in the place of the function `interphone.run`.
+from .. import run
 from ..address import private_directory
 from ..errors import AddressError, InterphoneError
-from ..run import run
 from .ending import INTERRUPTED, Misuse, explain
 from .output import Output
 from .target import Target, address_of
