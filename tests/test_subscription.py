@@ -181,6 +181,19 @@ def test_queue_is_bounded_by_bytes_too(run):
     run(main())
 
 
+@pytest.mark.parametrize("policy", ["drop_oldest", "latest"])
+def test_large_publication_drives_out_as_many_as_it_needs(policy):
+    items = Subscription(Hub(), ("*",), overflow=policy)
+    for number in range(10):
+        put(items, number, topic=str(number))
+
+    for number in range(3):
+        put(items, "x" * 5_000_000, topic=f"large {number}")
+
+    assert items.unread == (1, 5_000_002)
+    assert items.dropped == 12
+
+
 def test_value_of_another_type_is_an_error_and_the_next_one_comes(run):
     async def main() -> None:
         async with Subscription(Hub(), ("a",), of=int) as items:

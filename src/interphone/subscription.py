@@ -287,7 +287,7 @@ class Subscription(Generic[ItemT]):
             room = self._items < self.max_queue and self._bytes <= self.max_bytes
         else:
             room = self.room(size)
-        if not room and not self._make_room(topic):
+        if not room and not self._make_room(topic, size):
             return False
         item = _Queued(topic, raw, codec, retained)
         self._queue.append(item)
@@ -321,15 +321,18 @@ class Subscription(Generic[ItemT]):
             self._queue.append(Overflow(topic, dropped=count))
         self._notify()
 
-    def _make_room(self, topic: str) -> bool:
+    def _make_room(self, topic: str, size: int) -> bool:
         """Apply the policy to a full queue; return whether the new publication is to be queued."""
-        self.dropped += 1
         if self._overflow == "drop_newest":
+            self.dropped += 1
             return False
         if self._overflow in ("disconnect", "block"):  # a server that sends more than it may
+            self.dropped += 1
             self.end(Overflow(topic, dropped=self.dropped))
             return False
-        self._lose_oldest()
+        while not self.room(size):  # it may be larger than many that are queued
+            self.dropped += 1
+            self._lose_oldest()
         return True
 
     def _forget(self, topic: str, latest: dict[str, _Queued]) -> None:
@@ -442,8 +445,8 @@ class TopicHandler(Subscription[Publication[T]]):
         if self._queue and not reader.cancelled():
             self._notify()
 
-    def _make_room(self, topic: str) -> bool:
-        made = super()._make_room(topic)
+    def _make_room(self, topic: str, size: int) -> bool:
+        made = super()._make_room(topic, size)
         if not self._reported and self._error is None:  # once per time the queue fills up
             self._reported = True
             self._runner.report(Overflow(topic, dropped=self.dropped), ())
