@@ -65,6 +65,19 @@ def test_looking_for_values_costs_no_more_with_more_patterns() -> None:
     assert calls(200) - calls(100) < 100 * 10
 
 
+def test_value_is_told_from_its_successors() -> None:
+    retained = Retained(10, 100)
+    keep(retained, "a")
+    keep(retained, "b")
+    before = retained.count
+    keep(retained, "b")
+
+    assert [retained.get(topic, before) is None for topic in "abc"] == [False, True, True]
+    kept = retained.get("b", retained.count)
+    assert kept is not None
+    assert kept.topic == "b"
+
+
 def test_forgotten_value_is_gone() -> None:
     retained = Retained(10, 100)
     keep(retained, "a")

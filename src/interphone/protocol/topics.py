@@ -72,59 +72,75 @@ def matches(pattern: str, topic: str) -> bool:
 def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
     """Return whether a topic is for who subscribed to these; for many topics and patterns.
 
-    Patterns that begin alike are looked at once, and a topic only meets those that begin as it
-    does. What is known of the beginning of one topic serves all others that begin so.
+    Each level of a topic costs the same, however many patterns there are: what is left of them
+    after some levels is found out once, and patterns that go on alike are one.
     """
-    begin = _Step([pattern.split(".") for pattern in patterns], 0)
+    known: dict[tuple[str, _Chain | None], _Chain] = {}
+    chains: dict[_Chain | None, None] = {}
+    for pattern in patterns:
+        chain: _Chain | None = None
+        for level in reversed(pattern.split(".")):
+            key = level, chain
+            chain = known.get(key) or known.setdefault(key, _Chain(level, chain))
+        chains[chain] = None
+    begin = _Step(chains)
 
     def wanted(topic: str) -> bool:
         step = begin
         for level in topic.split("."):
-            if step.rest:
-                return True
+            if step.rest or not step.left:
+                return step.rest
             step = step.after(level)
-            if not step.patterns:
-                return False
         return step.ends
 
     return wanted
+
+
+class _Chain:
+    """Levels of a pattern from one on; those that say the same are one object."""
+
+    __slots__ = ("level", "tail")
+
+    def __init__(self, level: str, tail: _Chain | None) -> None:
+        self.level = level
+        self.tail = tail
 
 
 class _Step:
     """What of some patterns is left for topics that begin in one way.
 
     Attributes:
-        patterns: Those that fit so far.
+        left: It; None is a pattern that ends here.
         ends: Whether one of them ends here.
         rest: Whether one takes whatever follows.
     """
 
-    __slots__ = ("_depth", "_next", "_open", "_said", "ends", "patterns", "rest")
+    __slots__ = ("_next", "_open", "_said", "ends", "left", "rest")
 
-    def __init__(self, patterns: list[list[str]], depth: int) -> None:
-        self.patterns = patterns
-        self._depth = depth
-        self._said: dict[str, list[list[str]]] = {}  # what goes on with this very level
-        self._open: list[list[str]] = []  # what goes on with any
+    def __init__(self, left: dict[_Chain | None, None]) -> None:
+        self.left = left
+        self.ends = None in left
+        self.rest = False
+        self._said: dict[str, dict[_Chain | None, None]] = {}  # what goes on with this very level
+        self._open: dict[_Chain | None, None] = {}  # what goes on with any
         self._next: dict[str | None, _Step] = {}  # None: a level that nobody says
-        self.ends = self.rest = False
-        for levels in patterns:
-            if len(levels) == depth:
-                self.ends = True
-            elif levels[depth] == ONE:
-                self._open.append(levels)
-            elif levels[depth] == REST:
+        for chain in left:
+            if chain is None:
+                continue
+            if chain.level == ONE:
+                self._open[chain.tail] = None
+            elif chain.level == REST:
                 self.rest = True
             else:
-                self._said.setdefault(levels[depth], []).append(levels)
+                self._said.setdefault(chain.level, {})[chain.tail] = None
 
     def after(self, level: str) -> _Step:
         """What is left when the topic goes on with this level."""
         key = level if level in self._said else None
         step = self._next.get(key)
         if step is None:
-            said = [] if key is None else self._said[key]
-            step = self._next[key] = _Step(self._open + said, self._depth + 1)
+            said = {} if key is None else self._said[key]
+            step = self._next[key] = _Step(self._open | said)
         return step
 
 
