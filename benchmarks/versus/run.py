@@ -501,6 +501,7 @@ def facts(arguments: argparse.Namespace) -> Record:
         )
     return {
         "commit": git("rev-parse", "--short", "HEAD") or "?",
+        "source": git("log", "-1", "--format=%h", "--", "src") or "?",
         "changed": bool(git("status", "--porcelain", "--", "src")),
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "machine": f"{len(CORES)} of {os.cpu_count()} cores, {cpu}, {platform.release()}",
