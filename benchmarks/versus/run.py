@@ -529,7 +529,8 @@ def main() -> None:
     with open(directory / "results.jsonl", "w") as results:
         results.write(json.dumps({"about": about}) + "\n")
         for workload in WORKLOADS:
-            if arguments.only and workload.name.split("×")[0].split()[0] not in arguments.only:
+            row = workload.name.split("×")[0].split()[0]  # W4 of W4×10, W6 of W6 memory
+            if arguments.only and not {row, workload.name} & {*arguments.only}:
                 continue
             wanted = workload.quick if quick else workload.full
             if arguments.peers:
