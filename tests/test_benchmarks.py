@@ -48,8 +48,8 @@ def test_loud_runs_do_not_count_if_three_are_quiet(runs: Any) -> None:
 
 @pytest.mark.slow
 def test_every_workload_runs(tmp_path: Path) -> None:
-    command = [sys.executable, VERSUS / "run.py", "quick", "--peers", "interphone,mpconn"]
-    short = ["--only", "W1,W2,W3,W4,W6,W9,W10", "--rounds", "1", "--seconds", "0.01"]
+    command = [sys.executable, VERSUS / "run.py", "quick", "--peers", "interphone"]
+    short = ["--only", "W1,W3,W4×10,W9,W10", "--rounds", "1", "--seconds", "0.01"]
 
     done = subprocess.run([*command, *short, "--out", tmp_path], capture_output=True, text=True)
 
@@ -57,7 +57,6 @@ def test_every_workload_runs(tmp_path: Path) -> None:
     assert "left out" not in done.stdout
     _, *records = map(json.loads, (tmp_path / "results.jsonl").read_text("utf-8").splitlines())
     workloads = {record["workload"] for record in records if record["peer"] == "interphone"}
-    expected = {"W1", "W2", "W3", "W4×10", "W4×100", "W6", "W6 memory", "W9", "W10"}
-    assert workloads == expected
+    assert workloads == {"W1", "W3", "W4×10", "W9", "W10"}
     assert all(record["value"] > 0 and record["count"] > 0 for record in records)
     assert "W1, one core" in (tmp_path / "report.md").read_text("utf-8")

@@ -109,8 +109,9 @@ def about_text(about: Record, records: list[Record]) -> str:
     middle, high = foreign[len(foreign) // 2], foreign[len(foreign) * 9 // 10]
     changed = ", with changes" if about["changed"] else ""
     return (
-        f"Commit {about['commit']}{changed}, {about['date']}, Python {about['python']}, "
-        f"{about['machine']}; form `{about['form']}`, {about['rounds']} rounds. Others used "
+        f"Commit {about['commit']} (source: {about.get('source', '?')}{changed}), "
+        f"{about['date']}, Python {about['python']}, {about['machine']}; form `{about['form']}`, "
+        f"{about['rounds']} rounds. Others used "
         f"{middle:.2f} cores in the middle run, {high:.2f} in every tenth. Ratios are to the "
         "nearest run in time; medians, and the middle half. CPU is of both ends and brokers, µs "
         "for each operation. Absolute numbers mean nothing beyond this run."

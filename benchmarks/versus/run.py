@@ -501,6 +501,7 @@ def facts(arguments: argparse.Namespace) -> Record:
         )
     return {
         "commit": git("rev-parse", "--short", "HEAD") or "?",
+        "source": git("log", "-1", "--format=%h", "--", "src") or "?",
         "changed": bool(git("status", "--porcelain", "--", "src")),
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "machine": f"{len(CORES)} of {os.cpu_count()} cores, {cpu}, {platform.release()}",
@@ -528,7 +529,8 @@ def main() -> None:
     with open(directory / "results.jsonl", "w") as results:
         results.write(json.dumps({"about": about}) + "\n")
         for workload in WORKLOADS:
-            if arguments.only and workload.name.split("×")[0].split()[0] not in arguments.only:
+            row = workload.name.split("×")[0].split()[0]  # W4 of W4×10, W6 of W6 memory
+            if arguments.only and not {row, workload.name} & {*arguments.only}:
                 continue
             wanted = workload.quick if quick else workload.full
             if arguments.peers:
