@@ -15,7 +15,7 @@ from collections.abc import (
     Sequence,
 )
 from functools import partial
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
 import msgspec
@@ -609,14 +609,18 @@ class Call:
     Attributes:
         peer: Who calls.
         deadline: When the caller stops waiting, in the loop's time; None: never.
+        until: The same by `time.monotonic`, for other threads.
     """
 
     def __init__(
         self, peer: Peer, report: Report | None = None, seconds: float | None = None
     ) -> None:
         self.peer = peer
-        now = asyncio.get_running_loop().time
-        self.deadline: float | None = None if seconds is None else now() + seconds
+        self.deadline: float | None = None
+        self.until: float | None = None
+        if seconds is not None:
+            self.deadline = asyncio.get_running_loop().time() + seconds
+            self.until = monotonic() + seconds
         self._report = report
 
     async def progress(self, value: object) -> None:
