@@ -45,7 +45,7 @@ LAYERS = [
         "server",
         "client",
     },
-    {"run", "blocking", "backplane", "testing"},
+    {"loops", "run", "blocking", "backplane", "testing"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -66,10 +66,10 @@ LATE = {
         "winreg",
         "asyncio",
     },
-    "run": {"uvloop"},
+    "loops": {"uvloop"},
     "host": {"tkinter"},
 }
-KNOW_THE_PLATFORM = {"address", "transports", "run"}
+KNOW_THE_PLATFORM = {"address", "transports", "loops", "run"}
 
 every_module = pytest.mark.parametrize("module", MODULES, ids=str)
 

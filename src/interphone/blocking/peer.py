@@ -251,7 +251,7 @@ class Call:
 
     Attributes:
         peer: Who calls.
-        deadline: When the caller stops waiting, in the time of `time.monotonic`; None: never.
+        deadline: When the caller stops waiting, by `time.monotonic`; None: never.
     """
 
     def __init__(self, call: AsyncCall, seat: Seat) -> None:
