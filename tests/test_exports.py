@@ -122,3 +122,17 @@ def names_bound_by(body: list[ast.stmt]) -> Iterator[str]:
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 for target in targets:
                     yield from (n.id for n in ast.walk(target) if isinstance(n, ast.Name))
+
+
+def test_no_submodule_hides_a_public_name() -> None:
+    """`interphone.run` is the function, also when something has imported the module `run`."""
+    imported = {
+        name
+        for module in MODULES
+        if module != Path("__init__.py")
+        for node in ast.walk(tree_of(module))
+        if isinstance(node, ast.ImportFrom) and node.level
+        for name in [(node.module or "").split(".")[0]]
+    }
+
+    assert not imported & {*interphone.__all__}

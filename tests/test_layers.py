@@ -34,7 +34,7 @@ LAYERS = [
         "peer",
     },
     {"introspection", "admission", "lanes", "traffic", "exchange", "feed", "server", "client"},
-    {"run", "blocking", "inspector", "backplane", "testing"},
+    {"loops", "run", "blocking", "inspector", "backplane", "testing"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -55,10 +55,10 @@ LATE = {
         "winreg",
         "asyncio",
     },
-    "run": {"uvloop"},
+    "loops": {"uvloop"},
     "host": {"tkinter"},
 }
-KNOW_THE_PLATFORM = {"address", "transports", "run"}
+KNOW_THE_PLATFORM = {"address", "transports", "loops", "run"}
 
 every_module = pytest.mark.parametrize("module", MODULES, ids=str)
 

@@ -15,7 +15,7 @@ from collections.abc import (
     Sequence,
 )
 from functools import partial
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
 import msgspec
@@ -576,14 +576,12 @@ class Call:
 
     Attributes:
         peer: Who calls.
-        deadline: When the caller stops waiting, in the loop's time; None: never.
+        deadline: When the caller stops waiting, by `time.monotonic`, as the loop's time; None: never.
     """
 
     def __init__(self, peer: Peer, report: Report | None = None) -> None:
         self.peer = peer
-        until = current_deadline()
-        now = asyncio.get_running_loop().time
-        self.deadline = None if until is None else until - monotonic() + now()
+        self.deadline = current_deadline()
         self._report = report
 
     async def progress(self, value: object) -> None:

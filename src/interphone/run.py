@@ -6,23 +6,14 @@ import asyncio
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["loop_factory", "run"]
+from .loops import loop_factory
+
+__all__ = ["run"]
 
 R = TypeVar("R")
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes the fastest loop here: uvloop's where it is installed, else asyncio's."""
-    if sys.platform == "win32":
-        return None
-    try:
-        import uvloop
-    except ImportError:  # PyPy, or an installation without it
-        return None
-    return uvloop.new_event_loop
 
 
 def run(main: Coroutine[Any, Any, R], *, debug: bool | None = None) -> R:

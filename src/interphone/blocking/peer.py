@@ -7,7 +7,6 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from ..client import Client as AsyncClient
 from ..contracts import Contract, as_named
-from ..deadlines import current_deadline
 from ..limits import DEFAULT_TIMEOUT
 from ..peer import Call as AsyncCall
 from ..peer import Peer as AsyncPeer
@@ -248,14 +247,14 @@ class Call:
 
     Attributes:
         peer: Who calls.
-        deadline: When the caller stops waiting, in the time of `time.monotonic`; None: never.
+        deadline: When the caller stops waiting, by `time.monotonic`; None: never.
     """
 
     def __init__(self, call: AsyncCall, seat: Seat) -> None:
         self._call = call
         self._seat = seat
         self.peer: Peer = seat.view(call.peer)
-        self.deadline = current_deadline()
+        self.deadline = call.deadline
 
     def progress(self, value: object) -> None:
         """Tell the caller how far the work is; any value. Nothing is sent to who did not ask.

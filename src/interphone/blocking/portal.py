@@ -26,7 +26,7 @@ from weakref import WeakKeyDictionary
 from ..errors import ConnectionClosed, ForkedError, LocalProtocolError, WrongThread
 from ..handlers import MAX_WORKERS
 from ..host import Poll
-from ..run import loop_factory
+from ..loops import loop_factory
 
 __all__ = ["Mailbox", "Portal", "User", "enter", "leave"]
 
