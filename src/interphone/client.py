@@ -674,7 +674,7 @@ class Client:
         """The peer, once there is one, and what is left of the timeout."""
         if self._peer is not None:
             return self._peer, timeout
-        timeout = shrunk(timeout)
+        timeout = shrunk(timeout, asyncio.get_running_loop().time)
         started = perf_counter()
         peer = await self._standing(timeout)
         return peer, None if timeout is None else timeout - (perf_counter() - started)
@@ -726,7 +726,9 @@ class Client:
             ConnectionLost: The connection ended before the answer came.
         """
         check_topic(topic)
-        peer, timeout = await self._standing_within(shrunk(timeout))
+        peer, timeout = await self._standing_within(
+            shrunk(timeout, asyncio.get_running_loop().time)
+        )
         started = perf_counter()
         payload = await peer.ready_to_send(value, timeout)
         if timeout is not None:
@@ -748,7 +750,9 @@ class Client:
             Everything `publish` raises about answers.
         """
         check_topic(topic)
-        peer, timeout = await self._standing_within(shrunk(timeout))
+        peer, timeout = await self._standing_within(
+            shrunk(timeout, asyncio.get_running_loop().time)
+        )
         answer = await peer.ask(peer.protocol.ask_to_forget, topic, timeout=timeout)
         return bool(check_result(answer)["result"])
 

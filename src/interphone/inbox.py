@@ -298,7 +298,7 @@ class Inbox:
         assert task is not None  # it runs in one
         self._answers[task] = nonce, envelope  # an eager one runs before it is returned
         if deadline is not None:
-            set_deadline(deadline)
+            set_deadline(deadline, asyncio.get_running_loop().time)
         try:
             result = await work
         except NotTaken as exc:

@@ -234,7 +234,7 @@ class Peer:
         """
         if self._session.isdk:
             _check_for_isdk(data)
-        timeout = shrunk(timeout)
+        timeout = shrunk(timeout, self._loop.time)
         payload = await self.ready_to_send(data, timeout)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         nonce = self._session.request(payload, answer, now=self._loop.time(), timeout=timeout)
@@ -351,7 +351,7 @@ class Peer:
         asked: dict[str, object] = {"method": method, "params": params}
         if named:
             asked["named"] = named
-        timeout = shrunk(timeout)
+        timeout = shrunk(timeout, self._loop.time)
         return await self.ready_to_send(asked, timeout), timeout
 
     @overload
@@ -576,7 +576,7 @@ class Call:
 
     Attributes:
         peer: Who calls.
-        deadline: When the caller stops waiting, by `time.monotonic`, as the loop's time; None: never.
+        deadline: When the caller stops waiting, in the loop's time; None: never.
     """
 
     def __init__(self, peer: Peer, report: Report | None = None) -> None:
