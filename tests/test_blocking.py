@@ -383,7 +383,7 @@ def test_what_came_although_the_waiting_was_interrupted_is_kept(interrupt_soon):
     try:
         with pytest.raises(Interrupted):
             interrupt_soon()
-            portal.run(stubborn(), late=kept.append)
+            portal.run(stubborn, late=kept.append)
     finally:
         leave(user)
     assert kept == [7]

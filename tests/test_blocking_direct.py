@@ -729,6 +729,8 @@ def test_a_client_with_a_host_is_direct_until_it_has_a_handler(server, address):
 # Interrupts; the processes of test_blocking_process.py do the same from outside
 
 
+# What an interrupt finds half made, such as a socket, is left to the garbage collector.
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such timers here")
 def test_an_interrupt_at_any_moment_leaves_a_usable_client(server, address):
     class Interrupted(BaseException):

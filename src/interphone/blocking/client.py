@@ -186,7 +186,7 @@ class Client:
     def wait_closed(self) -> Any:
         """Wait until the client is closed by either side, or has given up; return the reason."""
         far = self._far()
-        return far.seat.run(far.client.wait_closed()) if far.seat.taken else None
+        return far.seat.run(far.client.wait_closed) if far.seat.taken else None
 
     def __enter__(self) -> Self:
         return self.connect()
@@ -377,13 +377,13 @@ class Client:
         """As `interphone.Client.publish`."""
         far = self._far()
         return far.seat.run(
-            far.client.publish(topic, value, retain=retain, ack=ack, timeout=timeout)
+            lambda: far.client.publish(topic, value, retain=retain, ack=ack, timeout=timeout)
         )
 
     def forget(self, topic: str, *, timeout: float | None = DEFAULT_TIMEOUT) -> bool:
         """As `interphone.Client.forget`."""
         far = self._far()
-        return far.seat.run(far.client.forget(topic, timeout=timeout))
+        return far.seat.run(lambda: far.client.forget(topic, timeout=timeout))
 
     @overload
     def subscribe(
@@ -465,4 +465,4 @@ class Client:
     def unsubscribe(self, *topics: str) -> None:
         """End every subscription and handler of these topics and patterns here."""
         far = self._far()
-        far.seat.run(far.client.unsubscribe(*topics))
+        far.seat.run(lambda: far.client.unsubscribe(*topics))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -124,7 +124,7 @@ class Far:
         """As `Client.connect`."""
         self.seat.take(self)
         try:
-            self.seat.run(self.client.connect(payload))
+            self.seat.run(lambda: self.client.connect(payload))
         except BaseException:
             if self.client.status is Status.IDLE:
                 self.seat.leave(self)
@@ -136,7 +136,7 @@ class Far:
             self.seat.leave(self)  # in a forked child; the connection is the parent's
             return False
         try:
-            return self.seat.run(self.client.close(reason, grace=grace), serve=True)
+            return self.seat.run(lambda: self.client.close(reason, grace=grace), serve=True)
         finally:
             self.seat.leave(self)
 
@@ -156,11 +156,11 @@ class Far:
 
     def send(self, data: object, timeout: float | None) -> None:
         """As `Client.send`."""
-        self.seat.run(self.client.send(data, timeout=timeout))
+        self.seat.run(lambda: self.client.send(data, timeout=timeout))
 
     def request(self, data: object, returns: Any, timeout: float | None) -> Any:
         """As `Client.request`."""
-        return self.seat.run(self.client.request(data, returns=returns, timeout=timeout))
+        return self.seat.run(lambda: self.client.request(data, returns=returns, timeout=timeout))
 
     def call(
         self,
@@ -173,14 +173,13 @@ class Far:
     ) -> Any:
         """As `Client.call`."""
         mailbox = Mailbox(on_progress)
-        calling = self.client.call(
-            method,
-            *params,
-            items=feedable(self.seat, items),
-            on_progress=None if on_progress is None else mailbox.put,
-            **options,
-        )
-        return self.seat.run(calling, mailbox=mailbox)
+        fed = feedable(self.seat, items)
+        hear = None if on_progress is None else mailbox.put
+
+        def ask() -> Coroutine[Any, Any, Any]:
+            return self.client.call(method, *params, items=fed, on_progress=hear, **options)
+
+        return self.seat.run(ask, mailbox=mailbox)
 
     def open(
         self, method: Any, params: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]
@@ -190,4 +189,4 @@ class Far:
 
     def ping(self, timeout: float | None) -> float:
         """As `Client.ping`."""
-        return self.seat.run(self.client.ping(timeout=timeout))
+        return self.seat.run(lambda: self.client.ping(timeout=timeout))

@@ -265,11 +265,11 @@ class Link:
             started = monotonic()
             self._flush(timeout)
             timeout = None if timeout is None else timeout - (monotonic() - started)
-        ticket = Ticket(hear)
-        with self._lock:
-            nonce = self._guarded(self._put_request, verb, args, ticket, timeout, options)
-            reading = self._take_place(ticket)
+        ticket, nonce = Ticket(hear), None
         try:
+            with self._lock:
+                nonce = self._guarded(self._put_request, verb, args, ticket, timeout, options)
+                reading = self._take_place(ticket)
             self._wait(ticket, reading)
             while not ticket.settled:
                 with self._lock:
@@ -277,7 +277,8 @@ class Link:
                 self._wait(ticket, reading)
         except BaseException:
             ticket.left = True
-            self.forget(nonce)
+            if nonce is not None:
+                self.forget(nonce)
             raise
         return ticket.result()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, ParamSpec, TypeVar, overload
 
 from ..client import Client as AsyncClient
@@ -108,7 +108,7 @@ class Peer:
 
     def send(self, data: object) -> None:
         """As `interphone.Peer.send`."""
-        self._seat.run(self._peer.send(data))
+        self._seat.run(lambda: self._peer.send(data))
 
     @overload
     def request(
@@ -122,7 +122,7 @@ class Peer:
         self, data: object, *, returns: Any = Any, timeout: float | None = DEFAULT_TIMEOUT
     ) -> Any:
         """As `interphone.Peer.request`."""
-        return self._seat.run(self._peer.request(data, returns=returns, timeout=timeout))
+        return self._seat.run(lambda: self._peer.request(data, returns=returns, timeout=timeout))
 
     @overload
     def call(
@@ -166,14 +166,13 @@ class Peer:
         **options: Any,
     ) -> Any:
         mailbox = Mailbox(on_progress)
-        asking = self._peer.call_named(
-            method,
-            params,
-            items=feedable(self._seat, items),
-            on_progress=None if on_progress is None else mailbox.put,
-            **options,
-        )
-        return self._seat.run(asking, mailbox=mailbox)
+        fed = feedable(self._seat, items)
+        hear = None if on_progress is None else mailbox.put
+
+        def ask() -> Coroutine[Any, Any, Any]:
+            return self._peer.call_named(method, params, items=fed, on_progress=hear, **options)
+
+        return self._seat.run(ask, mailbox=mailbox)
 
     @overload
     def stream(
@@ -218,7 +217,7 @@ class Peer:
 
     def ping(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> float:
         """As `interphone.Peer.ping`."""
-        return self._seat.run(self._peer.ping(timeout=timeout))
+        return self._seat.run(lambda: self._peer.ping(timeout=timeout))
 
     def pause(self) -> None:
         """As `interphone.Peer.pause`."""
@@ -230,8 +229,9 @@ class Peer:
 
     def close(self, reason: object = None, *, grace: float = 5.0, reconnect: bool = False) -> bool:
         """As `interphone.Peer.close`; a handler that closes its own peer waits for itself."""
-        closing = self._peer.close(reason, grace=grace, reconnect=reconnect)
-        return self._seat.run(closing, serve=True)
+        return self._seat.run(
+            lambda: self._peer.close(reason, grace=grace, reconnect=reconnect), serve=True
+        )
 
     def abort(self, reason: object = None) -> None:
         """End the connection now; what is queued is lost, and own requests fail."""
@@ -262,7 +262,7 @@ class Call:
         Raises:
             PayloadError: `value` has no form on the wire.
         """
-        self._seat.run(self._call.progress(value))
+        self._seat.run(lambda: self._call.progress(value))
 
 
 def feedable(seat: Seat, items: Items | None) -> Any:

@@ -23,7 +23,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from ..errors import ConnectionClosed, ForkedError, LocalProtocolError, WrongThread
+from ..errors import ConnectionClosed, ForkedError, WrongThread
 from ..handlers import MAX_WORKERS
 from ..host import Poll
 from ..loops import loop_factory
@@ -118,18 +118,18 @@ class Portal:
 
     def run(
         self,
-        coroutine: Coroutine[Any, Any, R],
+        start: Callable[[], Coroutine[Any, Any, R]],
         *,
         mailbox: Mailbox | None = None,
         late: Callable[[R], object] | None = None,
         host: Poll | None = None,
     ) -> R:
-        """Run a coroutine on the loop and wait for its result, in a copy of this context.
+        """Run a coroutine function on the loop and wait for its result, in a copy of this context.
 
         Whatever interrupts the waiting cancels it, and is raised when it has ended.
 
         Args:
-            coroutine: What is run.
+            start: What is run.
             mailbox: Where it says something before it is done.
             late: Is given a result that came although the waiting was interrupted.
             host: Polled meanwhile if this is its thread.
@@ -139,30 +139,34 @@ class Portal:
             ForkedError: The loop belongs to the parent of this process.
         """
         mailbox = Mailbox() if mailbox is None else mailbox
-        task = self._start(coroutine, mailbox)
+        task = _Task(start, mailbox)
         try:
+            self._begin(task)
             self._wait(mailbox, host)
+            return task.result()
         except BaseException:
-            with suppress(RuntimeError):  # the loop has ended meanwhile
-                self.loop.call_soon_threadsafe(task.cancel)
-                while not task.done and self._thread.is_alive():
-                    mailbox.wait(SLICE)
-            if task.succeeded and late is not None:
+            self._end(task, mailbox)
+            if late is not None and task.succeeded:
                 late(task.result())
             raise
-        return task.result()
 
-    def _start(self, coroutine: Coroutine[Any, Any, R], mailbox: Mailbox) -> _Task[R]:
+    def _begin(self, task: _Task[Any]) -> None:
+        self._check_caller()
         try:
-            self._check_caller()
-            task = _Task(coroutine, mailbox)
             self.loop.call_soon_threadsafe(task.start)
-        except RuntimeError as exc:
-            coroutine.close()
-            if isinstance(exc, LocalProtocolError):
-                raise
+        except RuntimeError:
             raise ConnectionClosed(ENDING, delivery="not_sent") from None
-        return task
+        task.begun = True
+
+    def _end(self, task: _Task[Any], mailbox: Mailbox) -> None:
+        """See to it that a task runs no more; it may be done, or not even begun."""
+        if task.done:
+            return
+        task.unwanted = True
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            self.loop.call_soon_threadsafe(task.cancel)
+            while task.begun and not task.done and self._thread.is_alive():
+                mailbox.wait(SLICE)
 
     def _check_caller(self) -> None:
         if self.inherited:
@@ -183,7 +187,13 @@ class Portal:
 
     def call(self, function: Callable[..., R], *args: Any) -> R:
         """Run a plain function on the loop and wait for its result; on the loop, just call it."""
-        return function(*args) if self.here else self.run(_called(function, args))
+        if self.here:
+            return function(*args)
+
+        async def called() -> R:
+            return function(*args)
+
+        return self.run(called)
 
     # On the loop: handlers
 
@@ -243,8 +253,8 @@ class Portal:
 _END = object()
 
 
-async def _called(function: Callable[..., R], args: tuple[Any, ...]) -> R:
-    return function(*args)
+async def _called(start: Callable[[], Coroutine[Any, Any, R]]) -> R:
+    return await start()  # what it raises before it is a coroutine is its caller's, too
 
 
 def _without_stop(call: Callable[[], R]) -> R:
@@ -255,27 +265,40 @@ def _without_stop(call: Callable[[], R]) -> R:
 
 
 class _Task(Generic[R]):
-    """A coroutine that another thread waits for."""
+    """A coroutine that another thread waits for.
 
-    def __init__(self, coroutine: Coroutine[Any, Any, R], mailbox: Mailbox) -> None:
-        self._coroutine = coroutine
+    Attributes:
+        begun: Whether the loop was asked to run it.
+        unwanted: Whether nobody waits for it any more.
+    """
+
+    def __init__(self, start: Callable[[], Coroutine[Any, Any, R]], mailbox: Mailbox) -> None:
+        self.begun = self.unwanted = False
+        self._start = start
         self._mailbox = mailbox
         self._task: asyncio.Task[R] | None = None
 
     def start(self) -> None:
         """Begin, on the loop."""
-        self._task = asyncio.get_running_loop().create_task(self._coroutine)
-        self._task.add_done_callback(self._mailbox.close)
+        if not self.unwanted:
+            self._task = asyncio.get_running_loop().create_task(_called(self._start))
+            self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[R]) -> None:
+        task.cancelled() or task.exception()  # who was interrupted does not look
+        self._mailbox.close()
 
     def cancel(self) -> None:
         """End it, on the loop."""
-        if self._task is not None:
+        if self._task is None:
+            self._mailbox.close()
+        else:
             self._task.cancel()
 
     @property
     def done(self) -> bool:
         """Whether it has ended."""
-        return self._task is not None and self._task.done()
+        return self._task.done() if self._task is not None else self.unwanted
 
     @property
     def succeeded(self) -> bool:

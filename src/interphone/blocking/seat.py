@@ -75,20 +75,15 @@ class Seat:
 
     def run(
         self,
-        coroutine: Coroutine[Any, Any, R],
+        start: Callable[[], Coroutine[Any, Any, R]],
         *,
         mailbox: Mailbox | None = None,
         late: Callable[[R], object] | None = None,
         serve: bool = False,
     ) -> R:
-        """Run a coroutine on the loop; with `serve` the host is polled meanwhile, in its thread."""
-        try:
-            portal = self.portal
-        except InterphoneError:
-            coroutine.close()
-            raise
+        """Run a coroutine function on the loop; with `serve` the host is polled meanwhile."""
         host = self.host if serve else None
-        return portal.run(coroutine, mailbox=mailbox, late=late, host=host)
+        return self.portal.run(start, mailbox=mailbox, late=late, host=host)
 
     def call(self, function: Callable[..., R], *args: Any) -> R:
         """Run a plain function on the loop, if there is one; else here."""

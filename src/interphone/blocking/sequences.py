@@ -29,7 +29,7 @@ class _Items(Generic[ItemT]):
         if self._kept:
             return self._kept.popleft()
         try:
-            return self._seat.run(self._take(), late=self._kept.append)
+            return self._seat.run(self._take, late=self._kept.append)
         except StopAsyncIteration:
             raise StopIteration from None
 
@@ -79,7 +79,7 @@ class Subscription(Generic[ItemT]):
 
     def __enter__(self) -> Self:
         try:
-            self._seat.run(self._subscription.__aenter__())
+            self._seat.run(self._subscription.__aenter__)
         except BaseException:
             self._leave()  # it may have been entered although the waiting was interrupted
             raise
@@ -95,7 +95,7 @@ class Subscription(Generic[ItemT]):
 
     def _leave(self) -> None:
         if self._seat.taken:  # else its owner is closed, and so is this
-            self._seat.run(self._subscription.close())
+            self._seat.run(self._subscription.close)
 
     def __iter__(self) -> Self:
         return self
@@ -111,7 +111,7 @@ class Subscription(Generic[ItemT]):
 
     def unsubscribe(self, *topics: str) -> None:
         """Stop receiving some of the topics; the subscription ends with the last of them."""
-        self._seat.run(self._subscription.unsubscribe(*topics))
+        self._seat.run(lambda: self._subscription.unsubscribe(*topics))
 
     def close(self) -> None:
         """Stop receiving. What is queued may still be read; then the iteration ends."""
@@ -150,7 +150,7 @@ class Stream(Generic[T]):
     def __enter__(self) -> Self:
         """Begin the call. That the method is there shows with the first item or the result."""
         try:
-            self._seat.run(self._stream.__aenter__())
+            self._seat.run(self._stream.__aenter__)
         except BaseException:
             self.close()
             raise
@@ -183,11 +183,11 @@ class Stream(Generic[T]):
             StreamClosed: The method has ended, or `finish` was called; `result` tells more.
             PayloadError: It has no form on the wire.
         """
-        self._seat.run(self._stream.send(item))
+        self._seat.run(lambda: self._stream.send(item))
 
     def finish(self) -> None:
         """Tell the method that no more items follow. Idempotent."""
-        self._seat.run(self._stream.finish())
+        self._seat.run(self._stream.finish)
 
     def result(self, *, returns: Any = Any) -> Any:
         """Send no more, and wait for what the method returns; None if it yields its answer.
@@ -196,9 +196,9 @@ class Stream(Generic[T]):
             LocalProtocolError: Items have come that nobody has taken.
             Everything that iterating raises.
         """
-        return self._seat.run(self._stream.result(returns=returns))
+        return self._seat.run(lambda: self._stream.result(returns=returns))
 
     def close(self) -> None:
         """End it: a method that still runs is cancelled, what has come is dropped. Idempotent."""
         if self._seat.taken:
-            self._seat.run(self._stream.aclose())
+            self._seat.run(self._stream.aclose)

@@ -151,7 +151,7 @@ class Server:
         started = self._server.ready
         self._seat.take(self)
         try:
-            self._seat.run(self._server.start())
+            self._seat.run(self._server.start)
         except BaseException:
             if not started:
                 self._end(None, grace=0)  # it may listen although the waiting was interrupted
@@ -161,7 +161,7 @@ class Server:
         """Serve until `close`, starting first if need be. Ctrl-C closes the server."""
         self._seat.take(self)
         try:
-            self._seat.run(self._server.serve_forever(), serve=True)
+            self._seat.run(self._server.serve_forever, serve=True)
         finally:
             if not self._server.ready:  # else it could not start, being started
                 self._seat.leave(self)
@@ -182,8 +182,12 @@ class Server:
             self._seat.leave(self)  # the parent process goes on to serve
         else:
             try:
-                closing = self._server.close(reason, grace=grace, allow_reconnect=allow_reconnect)
-                self._seat.run(closing, serve=True)
+                self._seat.run(
+                    lambda: self._server.close(
+                        reason, grace=grace, allow_reconnect=allow_reconnect
+                    ),
+                    serve=True,
+                )
             finally:
                 self._seat.leave(self)
 
@@ -233,7 +237,7 @@ class Server:
 
     def broadcast(self, data: object) -> Receipt:
         """As `interphone.Server.broadcast`."""
-        return self._seat.run(self._server.broadcast(data))
+        return self._seat.run(lambda: self._server.broadcast(data))
 
     @overload
     def survey(
@@ -247,12 +251,13 @@ class Server:
         self, data: object, *, returns: Any = Any, timeout: float | None = DEFAULT_TIMEOUT
     ) -> list[Outcome[Any]]:
         """As `interphone.Server.survey`."""
-        survey = self._server.survey(data, returns=returns, timeout=timeout)
-        return self._seen(self._seat.run(survey))
+        return self._seen(
+            self._seat.run(lambda: self._server.survey(data, returns=returns, timeout=timeout))
+        )
 
     def ping(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> list[Outcome[float]]:
         """As `interphone.Server.ping`."""
-        return self._seen(self._seat.run(self._server.ping(timeout=timeout)))
+        return self._seen(self._seat.run(lambda: self._server.ping(timeout=timeout)))
 
     def _seen(self, outcomes: list[AsyncOutcome[T]]) -> list[Outcome[T]]:
         return [Outcome(self._seat.view(one.peer), one.value, one.error) for one in outcomes]
@@ -278,12 +283,12 @@ class Server:
     ) -> Receipt:
         """As `interphone.Server.publish`."""
         return self._seat.run(
-            self._server.publish(topic, value, retain=retain, ack=ack, timeout=timeout)
+            lambda: self._server.publish(topic, value, retain=retain, ack=ack, timeout=timeout)
         )
 
     def forget(self, topic: str) -> bool:
         """As `interphone.Server.forget`."""
-        return self._seat.run(self._server.forget(topic))
+        return self._seat.run(lambda: self._server.forget(topic))
 
     @overload
     def subscribe(

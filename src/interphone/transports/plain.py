@@ -65,9 +65,9 @@ def connect_socket(
         sock.setblocking(False)
         sock.connect(address.path)
         return sock, _trusted_server(sock, address, allowed_uids)
-    except OSError as exc:
+    except BaseException as exc:
         sock.close()
-        if isinstance(exc, ConnectError):
+        if isinstance(exc, ConnectError) or not isinstance(exc, OSError):
             raise
         raise _connect_error(address, exc) from exc
 
