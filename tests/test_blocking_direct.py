@@ -191,24 +191,23 @@ def test_a_deadline_travels(server, address):
 
 
 def test_what_a_handler_asks_waits_no_longer_than_its_own_asker(server, address):
-    gate = Gate()
+    gate, seen = Gate(), Inbox()
     server.method("slow")(gate.wait)
-    inner = Client(address).connect()
-    seen = Inbox()
+    with Client(address) as inner:
 
-    @server.method
-    def outer() -> None:
-        try:
-            inner.call("slow", timeout=1000)
-        except RequestTimeout as exc:
-            seen.put(exc.timeout)
+        @server.method
+        def outer() -> None:
+            try:
+                inner.call("slow", timeout=1000)
+            except RequestTimeout as exc:
+                seen.put(exc.timeout)
+                gate.wait()  # its own asker is told by its own clock
 
-    with Client(address) as client, pytest.raises(RequestTimeout):
-        client.call("outer", timeout=0.1)
-    assert seen.next() <= 0.1
-    assert direct(inner)
-    gate.open()
-    inner.close()
+        with Client(address) as client, pytest.raises(RequestTimeout):
+            client.call("outer", timeout=0.1)
+        assert seen.next() <= 0.1
+        assert direct(inner)
+        gate.open()
 
 
 def test_large_values_cross_both_ways(server, address):
