@@ -5,10 +5,10 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test style types tests others coverage bench docs
+.PHONY: help setup demo test style types tests others test-windows coverage bench cost docs
 
 help:      ## this list
-	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/: *## */\t/'
+	@grep -E '^[a-z-]+: .*##' Makefile | sed -E 's/: *## */\t/'
 
 demo:      ## set up, then run the main job
 test:      ## set up, then everything that must pass
@@ -17,9 +17,11 @@ style:     ## format and lint (changes files; `make test` only checks)
 types:     ## mypy --strict for Linux and for Windows
 tests:     ## the whole suite on this Python
 others:    ## … and on the other Pythons that are found
+test-windows: ## … and on the Pythons of Windows, under Wine
 coverage:  ## each protocol test module alone, then everything
-bench:     ## all benchmarks
+bench:     ## all benchmarks, in a quick form; `make bench ARGS=full` takes its time
+cost:      ## record what a message costs, when a change of it is meant
 docs:      ## run every block of every page, look for every public name
 
-demo test setup style types tests others coverage bench docs:
+demo test setup style types tests others test-windows coverage bench cost docs:
 	@$(PYTHON) tools/setup.py $@ $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Awaitable, Callable
 from time import perf_counter, process_time
@@ -63,4 +64,6 @@ def compare_calls(
 
 
 def _ratio(mine: list[float], theirs: list[float]) -> float:
-    return statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
+    # Windows counts the CPU in ticks of 16 ms: a short round may have none.
+    ratios = [a / b for a, b in zip(mine, theirs, strict=True) if b]
+    return statistics.median(ratios) if ratios else math.nan

@@ -22,6 +22,12 @@ hypothesis.settings.register_profile("interphone", deadline=None)
 hypothesis.settings.load_profile("interphone")
 
 
+# Modules about one kind of system, which are not collected on another.
+UNIX_ONLY = ["transports/test_unix.py"]
+WINDOWS_ONLY = ["transports/test_pipe.py"]
+collect_ignore = UNIX_ONLY if sys.platform == "win32" else WINDOWS_ONLY
+
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it puts into the background like that, and children would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -39,6 +45,7 @@ class Every(Container[str]):
 MAY_BLOCK: dict[str, Container[str]] = {
     "interphone/transports/unix.py": Every(),  # a socket's file: stat, lock, bind, unlink
     "interphone/transports/claim.py": Every(),
+    "interphone/transports/places/unix.py": Every(),  # only commands look, and nothing else runs
     "interphone/address.py": Every(),  # which directory is ours
     "asyncio/base_events.py": {"subprocess_exec"},  # starting Node waits for its exec
     "asyncio/unix_events.py": {"_make_subprocess_transport"},
@@ -144,7 +151,7 @@ def open_files() -> dict[str, str]:
 def address() -> Iterator[str]:
     """A name that no other test has: a short path in a private directory, or a pipe's name."""
     if sys.platform == "win32":
-        yield f"interphone-{uuid.uuid4().hex}"
+        yield f"\\\\.\\pipe\\interphone-test-{uuid.uuid4().hex}"
         return
     # Not tmp_path: a socket's path has 107 bytes at most.
     directory = Path(tempfile.mkdtemp(prefix="ip-", dir="/tmp"))

@@ -58,12 +58,17 @@ def test_a_name_is_a_socket_in_the_private_directory(name: str) -> None:
         ("./app.lock", "lock files"),
         ("tcp://localhost:1", "tcp_address"),
         ("file:///tmp/x", "is a URL"),
-        ("\ud800", "name of a file"),
     ],
 )
 def test_a_name_that_cannot_be_is_refused(name: str, complaint: str) -> None:
     with pytest.raises(AddressError, match=complaint):
         unix(name)
+
+
+@posix_only
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(AddressError, match="name of a file"):
+        unix("\ud800")
 
 
 def test_an_address_is_text() -> None:
@@ -127,6 +132,7 @@ def test_a_directory_is_refused(target: str) -> None:
         unix(target)
 
 
+@posix_only
 def test_an_unknown_home_is_refused() -> None:
     with pytest.raises(AddressError, match="no home"):
         unix("~no-such-user-here/app")
@@ -219,16 +225,39 @@ def test_by_default_it_is_ours() -> None:
         ("//./pipe/isdk-ipc", "isdk-ipc"),
         ("//./pipe/a/b", "a\\b"),
         ("\\\\.\\PIPE\\x", "x"),
-        ("x" * 245, "interphone-" + "x" * 245),
+        ("\\\\?\\pipe\\x", "x"),
+        ("//./pipe/./a//b", "a\\b"),
+        ("x" * 236, "interphone-" + "x" * 236),
+        ("\U0001f4de" * 118, "interphone-" + "\U0001f4de" * 118),
+        ("übung", "interphone-übung"),
     ],
 )
 def test_on_windows_it_is_a_pipe(target: str, name: str) -> None:
     assert resolve(target, platform="win32", environ={}) == PipeAddress(f"\\\\.\\pipe\\{name}")
 
 
-@pytest.mark.parametrize("target", ["x" * 246, "/" + "x" * 257, "/", "//./pipe/", "", "a\nb"])
-def test_a_pipe_that_cannot_be_is_refused(target: str) -> None:
-    with pytest.raises(AddressError):
+@pytest.mark.parametrize(
+    ("target", "complaint"),
+    [
+        ("x" * 237, "257 characters, the limit is 256"),
+        ("/" + "x" * 248, "257 characters"),
+        ("\U0001f4de" * 118 + "x", "257 characters"),
+        ("/", "names no pipe"),
+        ("//./pipe/", "names no pipe"),
+        ("//./pipe/./", "names no pipe"),
+        ("//./pipe/../x", "leads out of the pipes"),
+        ("//./pipe/a/../../C:/x", "leads out of the pipes"),
+        ("//server/pipe/x", "another host"),
+        ("\\\\server\\pipe\\x", "another host"),
+        ("app.", "a dot or a space at the end"),
+        ("app ", "a dot or a space at the end"),
+        ("", "empty"),
+        ("a\nb", "control characters"),
+        ("$app", "reserved"),
+    ],
+)
+def test_a_pipe_that_cannot_be_is_refused(target: str, complaint: str) -> None:
+    with pytest.raises(AddressError, match=complaint):
         resolve(target, platform="win32", environ={})
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
+import threading
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from interphone import (
+    PASS,
     Call,
     Client,
     InvalidParams,
+    Limits,
     MethodNotFound,
     Overloaded,
     Peer,
@@ -89,13 +96,22 @@ def test_contract_is_called_with_its_types(run, address, dialect):
 @both
 def test_parameters_that_do_not_fit_are_named_and_the_handler_does_not_run(run, address, dialect):
     async def main() -> None:
-        async with meeting(calculator(address), dialect=dialect) as client:
+        server, ran = Server(address), []
+
+        @server.method
+        async def add(a: int, b: int = 1) -> int:
+            ran.append((a, b))
+            return a + b
+
+        async with meeting(server, dialect=dialect) as client:
             error = await raised_by(client.call("add", 1, "x"))
             assert isinstance(error, InvalidParams)
             assert (error.method, error.parameter) == ("add", "b")
             assert "int" in error.why
             for params in ((), (1, 2, 3)):
                 assert isinstance(await raised_by(client.call("add", *params)), InvalidParams)
+            assert await client.call("add", 1) == 2
+            assert ran == [(1, 1)]
 
     run(main())
 
@@ -107,6 +123,20 @@ def test_unknown_method_suggests_the_nearest(run, address, dialect):
             error = await raised_by(client.call("ad", 1))
             assert isinstance(error, MethodNotFound)
             assert (error.method, error.nearest) == ("ad", "add")
+
+    run(main())
+
+
+@both
+def test_call_is_no_business_of_the_handlers_of_requests(run, address, dialect):
+    async def main() -> None:
+        server, asked = calculator(address), []
+        server.on_request(lambda peer, data: asked.append(data))
+        async with meeting(server, dialect=dialect) as client:
+            assert await client.call("add", 1) == 2
+            assert isinstance(await raised_by(client.call("ad", 1)), MethodNotFound)
+            await client.request("this is one")
+            assert asked == ["this is one"]
 
     run(main())
 
@@ -126,6 +156,74 @@ def test_exceptions_of_a_handler_are_remote_errors_whatever_they_are(run, addres
                 got = await raised_by(client.call("fail", which))
                 assert type(got) is RemoteError
                 assert got.kind == type(error).__name__
+
+    run(main())
+
+
+@both
+def test_request_or_call_ends_in_each_way_that_is_promised(run, address, dialect):
+    page = (Path(__file__).parents[1] / "docs/topics/semantics.md").read_text("utf-8")
+    promise = re.search(r"\| R1 \|([^|]+)\|", page)
+    assert promise is not None
+
+    class Mine(Exception):
+        pass
+
+    async def main() -> None:
+        server, gate = Server(address), asyncio.Event()
+
+        @server.on_request
+        async def answer(peer: Peer, data: Any) -> Any:
+            if data == "wait":
+                await gate.wait()
+            if data == "mine":
+                raise Mine
+            if data == "fail":
+                raise RemoteError("no")
+            return PASS if data == "pass" else data
+
+        @server.method(limit=1)
+        async def alone(wait: bool) -> None:
+            if wait:
+                await gate.wait()
+
+        @server.method
+        async def count() -> AsyncIterator[int]:
+            yield 1
+
+        limits = Limits(max_frame=1000)
+        async with meeting(server, dialect=dialect, limits=limits, backoff=None) as client:
+            server.error(Mine)
+            client.error(Mine)
+            (peer,) = server.peers.values()
+            assert await client.request(1) == 1
+            assert type(await raised_by(client.request("mine"))) is Mine
+            cancelled = asyncio.ensure_future(client.request("wait"))
+            lost = asyncio.ensure_future(raised_by(client.request("wait")))
+            running = asyncio.ensure_future(raised_by(client.call("alone", True)))
+            await until(lambda: peer.inflight == 3)
+            cancelled.cancel()
+            await asyncio.wait([cancelled])
+            assert cancelled.cancelled()
+            errors = [
+                await raised_by(asked)
+                for asked in (
+                    client.request("fail"),
+                    client.request("pass"),
+                    client.call("nothing"),
+                    client.call("alone", "yes"),
+                    client.request("wait", timeout=0.02),
+                    client.call("alone", False),
+                    client.request(object()),
+                    client.request("x" * 2000),
+                    client.call("count"),
+                )
+            ]
+            peer.abort()
+            errors += [await lost, await running]
+            assert {type(error).__name__ for error in errors} == {
+                *re.findall(r"`(\w+)`", promise[1])
+            }
 
     run(main())
 
@@ -224,6 +322,131 @@ def test_deadline_shrinks_through_nested_calls(run, address):
         assert 1 < seen[1] <= 2
         assert 0 < seen[2] <= 0.5
         assert seen[3] is None
+
+    run(main())
+
+
+def test_deadline_holds_through_any_number_of_ends(run, address):
+    async def main() -> None:
+        servers = [Server(f"{address}{number}") for number in range(4)]
+        clients = [Client(server.address) for server in servers]
+        left: list[float | None] = []
+
+        def hand_on(server: Server, verb: Any) -> None:
+            @server.on_request
+            async def ask(peer: Peer, data: object) -> object:
+                return await verb(data, timeout=None)
+
+        hand_on(servers[0], clients[1].request)
+        hand_on(servers[1], clients[2].request)
+        hand_on(servers[2], clients[3].call)
+
+        @servers[3].method
+        async def tell(call: Call) -> None:
+            now = asyncio.get_running_loop().time()
+            left.append(None if call.deadline is None else call.deadline - now)
+
+        async with contextlib.AsyncExitStack() as stack:
+            for end in (*servers, *clients):
+                await stack.enter_async_context(end)
+            await clients[0].request("tell", timeout=5)
+            await clients[0].request("tell", timeout=None)
+        assert left[0] is not None
+        assert left[0] <= 5
+        assert left[1] is None
+
+    run(main())
+
+
+def test_deadline_counts_from_the_arrival_of_the_request(run, address):
+    async def main() -> None:
+        server, deadlines = Server(address), []
+
+        @server.method
+        async def tell(call: Call) -> None:
+            deadlines.append(call.deadline)
+
+        async with meeting(server) as client:
+            (peer,) = server.peers.values()
+            now = asyncio.get_running_loop().time
+            peer.pause()
+            calling = asyncio.ensure_future(client.call("tell", timeout=5))
+            await until(lambda: peer.inflight)
+            arrived = now()
+            await until(lambda: now() > arrived + 0.01)
+            peer.resume()
+            await calling
+            assert deadlines[0] <= arrived + 5
+
+    run(main())
+
+
+def test_deadline_of_a_handler_ends_with_it(run, address):
+    """What a handler opens and starts has a copy of its context for as long as it lives."""
+
+    async def main() -> None:
+        front, back = Server(address), Server(address + "2")
+        back.on_request(lambda peer, data: data)
+        to_back, tasks = Client(address + "2"), []
+        gate, over = asyncio.Event(), []
+
+        async def later() -> Any:
+            await gate.wait()
+            return await to_back.request("later")
+
+        @front.method
+        async def begin(call: Call) -> None:
+            over.append(call.deadline)
+            await to_back.connect()
+            tasks.append(asyncio.ensure_future(later()))
+
+        @to_back.method
+        async def nested(call: Call) -> Any:
+            assert call.deadline is None
+            return await to_back.request("nested")
+
+        async with back, meeting(front) as client:
+            await client.call("begin", timeout=1)
+            now = asyncio.get_running_loop().time
+            await until(lambda: now() > over[0])
+            gate.set()
+            assert await tasks[0] == "later"
+            (peer,) = back.peers.values()
+            assert await peer.call("nested", timeout=None) == "nested"
+            await to_back.close()
+
+    run(main())
+
+
+def test_inline_handlers_and_requests_of_node_have_no_deadline(run, address):
+    async def main() -> None:
+        front, back = Server(address), Server(address + "2")
+        deadlines: list[float | None] = []
+
+        @back.method
+        async def tell(call: Call) -> None:
+            deadlines.append(call.deadline)
+
+        async with back, Client(address + "2") as to_back, front:
+
+            @front.on_request(on="inline")
+            def ask(peer: Peer, data: object) -> Any:
+                return to_back.call("tell", timeout=None) if peer.interphone else PASS
+
+            @front.on_request
+            async def ask_for_node(peer: Peer, data: object) -> Any:
+                return await to_back.call("tell", timeout=None)
+
+            front.method("tell")(tell)
+            async with Client(address) as client:
+                await client.request("x", timeout=5)
+            async with Raw.connect(address) as raw:
+                await raw.open()
+                raw.write({"t": 2, "d": "x", "n": "1", "o": {"deadline": 5}})
+                assert (await raw.packet())["n"] == "1"
+                raw.write({"t": 2, "d": {"jsonrpc": "2.0", "method": "tell"}, "n": "2"})
+                assert (await raw.packet())["n"] == "2"
+        assert deadlines == [None] * 3
 
     run(main())
 
@@ -335,7 +558,23 @@ def test_node_server_has_no_methods(run, address):
             await connecting
             error = await raised_by(client.call("add", 1))
             assert isinstance(error, Unsupported)
+            assert error.delivery == "not_sent"
+            await client.send("nothing before this")
+            assert (await raw.packet())["d"] == "nothing before this"
             client.abort()
+
+    run(main())
+
+
+def test_node_client_has_no_methods(run, address):
+    async def main() -> None:
+        server = calculator(address)
+        async with server, Raw.connect(address) as raw:
+            await raw.open()
+            (peer,) = server.peers.values()
+            assert isinstance(await raised_by(peer.call("add", 1)), Unsupported)
+            await peer.send("nothing before this")
+            assert (await raw.packet())["d"] == "nothing before this"
 
     run(main())
 
@@ -408,5 +647,26 @@ def test_limit_of_a_method_counts_the_calls_of_all_peers(run, address):
             assert isinstance(await raised_by(other.call("slow")), Overloaded)
             gate.set()
             await first
+
+    run(main())
+
+
+def test_method_in_a_thread_counts_until_its_thread_is_done(run, address):
+    async def main() -> None:
+        server, gate, running = Server(address), threading.Event(), []
+
+        @server.method(limit=1)
+        def slow() -> int:
+            running.append(1)
+            gate.wait(30)
+            return 1
+
+        async with meeting(server) as client:
+            assert isinstance(await raised_by(client.call("slow", timeout=0.05)), RequestTimeout)
+            assert isinstance(await raised_by(client.call("slow")), Overloaded)
+            gate.set()
+            await until(lambda: not server._handlers.running["slow"])
+            assert await client.call("slow") == 1
+            assert len(running) == 2
 
     run(main())

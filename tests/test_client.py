@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import signal
 import sys
 from typing import Any
 
@@ -19,6 +19,7 @@ from interphone import (
     LocalProtocolError,
     Overloaded,
     PayloadError,
+    Peer,
     Refuse,
     Refused,
     RequestTimeout,
@@ -156,9 +157,43 @@ def test_server_that_says_anything_else_settles_connect(run, address, said, erro
             raw = await comers.get()
             raw.write(said)
             if isinstance(said, bytes):
-                raw.writer.write_eof()
+                raw.end()
             assert type(await connecting) is error
             assert client.status is Status.IDLE
+
+    run(main())
+
+
+no_numbers = pytest.mark.skipif(sys.platform == "win32", reason="users have no number")
+
+
+@pytest.mark.parametrize(
+    "why", ["refused", pytest.param("another user", marks=no_numbers), "another protocol"]
+)
+def test_connect_stops_at_once_where_trying_again_cannot_help(run, address, why):
+    async def main() -> None:
+        server, attempts = Server(address), []
+        server.authorize(lambda peer, payload: (_ for _ in ()).throw(Refuse("no")))
+
+        async def say_something_else(comers: asyncio.Queue[Raw]) -> None:
+            raw = await comers.get()
+            raw.write(b"\x00" * 10)
+            await raw.rest()
+
+        async with contextlib.AsyncExitStack() as stack:
+            uids = {"allowed_uids": [os.geteuid() + 1]} if why == "another user" else {}
+            client = Client(address, connect_timeout=None, backoff=SOON, **uids)
+            client.on_status(lambda s: attempts.append(s) if s is Status.CONNECTING else None)
+            connecting = raised_by(client.connect())
+            if why == "another protocol":
+                comers = await stack.enter_async_context(Raw.serve(address))
+                error, _ = await asyncio.gather(connecting, say_something_else(comers))
+            else:
+                await stack.enter_async_context(server)
+                error = await connecting
+            assert isinstance(error, ConnectError)
+            assert not error.transient
+            assert len(attempts) == 1
 
     run(main())
 
@@ -283,6 +318,34 @@ def test_client_comes_back_with_payload_id_and_subscriptions(run, address):
         await client.close()
         assert got == [0, 1, 2]
         assert log == [({"me": 1}, client.id), ("ready", client.id)] * 3
+
+    run(main())
+
+
+def test_client_is_ready_when_its_subscriptions_are_restored_and_no_sooner(run, address):
+    async def main() -> None:
+        async with Raw.serve(address) as comers:
+            client, ready = Client(address, backoff=SOON), []
+            client.on_ready(lambda peer: ready.append(client.status))
+            client.on_topic("a")(print)
+            for round_ in range(2):  # a first time, and one of coming back
+                if not round_:
+                    connecting = asyncio.ensure_future(client.connect())
+                raw = await comers.get()
+                await raw.let_in()
+                sub = await raw.packet()
+                assert sub["d"] == {"sub": "a"}
+                raw.write({"t": 4, "n": "p"})
+                assert (await raw.packet())["t"] == 5  # it had every chance
+                assert client.status is not Status.READY
+                assert len(ready) == round_
+                raw.write({"t": 3, "d": {"result": True}, "n": sub["n"]})
+                await until(lambda n=round_: len(ready) == n + 1)
+                raw.writer.transport.abort()
+                await until(lambda: client.status is not Status.READY)
+            await connecting
+            assert ready == [Status.READY] * 2
+            client.abort()
 
     run(main())
 
@@ -457,7 +520,7 @@ interphone.run(server.serve_forever())
             asyncio.ensure_future(raised_by(client.request(n, timeout=None))) for n in (1, 2)
         ]
         await child.stdout.readline()
-        child.send_signal(signal.SIGKILL)
+        child.kill()
         for error in await asyncio.gather(*pending):
             assert isinstance(error, ConnectionLost)
             assert error.delivery == "maybe_sent"
@@ -610,6 +673,25 @@ def test_subscription_ends_with_its_client(run, address):
     run(main())
 
 
+@pytest.mark.parametrize("by", ["server", "peer"])
+def test_subscription_ends_normally_when_the_other_side_closes(run, address, by):
+    async def main() -> None:
+        server = Server(address)
+        async with server, server.subscribe("a") as ours:
+            client = await Client(address).connect()
+            async with client.subscribe("a") as theirs:
+                await server.publish("a", 1)
+                if by == "server":
+                    await server.close("bye")
+                    assert [item.value async for item in ours] == [1]
+                else:
+                    await next(iter(server.peers.values())).close("bye")
+                assert [item.value async for item in theirs] == [1]
+            await client.close()
+
+    run(main())
+
+
 def test_subscriptions_of_a_peer_end_with_its_connection(run, address):
     async def main() -> None:
         server = Server(address)
@@ -750,6 +832,7 @@ def test_reconnecting_client_survives_a_server_that_comes_and_goes(run, address)
     run(main())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe is no file")
 def test_path_that_is_a_file_is_not_touched_by_either_end(run, address):
     async def main() -> None:
         await asyncio.to_thread(_write, address)
@@ -879,6 +962,46 @@ def test_handler_registered_while_others_are_restored_is_subscribed_too(run, add
     run(main())
 
 
+@pytest.mark.parametrize(
+    "shown",
+    [None, {"version": 1, "dialects": ["classic"], "can": ["topics"]}],
+    ids=["node", "interphone"],
+)
+def test_what_changes_until_the_client_stands_is_told_before_it_does(run, address, shown):
+    async def main() -> None:
+        async with Raw.serve(address) as comers:
+            client = Client(address, backoff=None)
+
+            async def asked(kind: str, topic: str) -> str:
+                packet = await raw.packet()
+                assert packet["d"] == {kind: topic}
+                assert not connecting.done()
+                nonce: str = packet["n"]
+                return nonce
+
+            def answer(nonce: str) -> None:
+                raw.write({"t": 3, "d": {"result": True}, "n": nonce})
+
+            client.on_topic("a")(print)
+            connecting = asyncio.ensure_future(client.connect())
+            raw = await comers.get()
+            await raw.let_in(**({} if shown is None else {"interphone": shown}))
+            nonce = await asked("sub", "a")
+            await client.unsubscribe("a")
+            answer(nonce)
+            nonce = await asked("unsub", "a")
+            client.on_topic("late")(print)
+            answer(nonce)
+            nonce = await asked("sub", "late")
+            await client.unsubscribe("late")
+            answer(nonce)
+            answer(await asked("unsub", "late"))
+            await connecting
+            client.abort()
+
+    run(main())
+
+
 def test_topic_handler_lives_on_when_the_client_is_connected_again(run, address):
     async def main() -> None:
         server, client, got = Server(address), Client(address), []
@@ -920,5 +1043,49 @@ def test_topic_handler_survives_what_it_awaits_being_cancelled(run, address):
             for n in (1, 2):
                 await server.publish("a", n)
             await until(lambda: got == [1, RuntimeError, 2])
+
+    run(main())
+
+
+def test_client_that_is_closed_when_it_hears_of_the_loss_can_connect_again(run, address):
+    async def main() -> None:
+        server = Server(address)
+
+        @server.on_request
+        async def hang_up(peer: Peer, data: object) -> object:
+            if data == "hang up":
+                peer.connection.abort()
+            return data
+
+        async with server:
+            client = await Client(address).connect()
+            try:
+                await client.request("hang up")
+            except ConnectionLost:
+                await client.close()
+            assert isinstance(await raised_by(client.request(1, timeout=None)), ConnectionLost)
+            await client.connect()
+            assert await client.request(1) == 1
+            await client.close()
+
+    run(main())
+
+
+def test_goodbye_for_good_is_final_also_while_subscriptions_are_restored(run, address):
+    async def main() -> None:
+        server, connected = Server(address), []
+
+        @server.on_connect
+        async def send_away(peer: Peer, payload: object) -> None:
+            connected.append(peer)
+            await peer.close("for good")
+
+        async with server:
+            client = Client(address)
+            client.on_topic("a")(lambda item: None)
+            error = await raised_by(client.connect())
+            assert isinstance(error, ConnectionClosed)
+            assert error.reason == "for good"
+            assert len(connected) == 1
 
     run(main())

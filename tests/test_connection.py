@@ -113,6 +113,7 @@ def test_connection_is_freed_without_the_collector(run):
     gc.collect()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 def test_forked_child_cannot_use_the_connection_of_its_parent(address):
     program = f"""
         import asyncio, os, sys
@@ -167,7 +168,7 @@ def test_lost_connection_says_where_the_stream_ended(run, address):
                 async with Raw.connect(address) as raw:
                     await raw.open()
                     raw.write(last)
-                    raw.writer.write_eof()
+                    raw.end()
                     await raw.rest()
                 await until(lambda: reasons)
                 assert why in reasons.pop()

@@ -20,6 +20,9 @@ DEMO = Path(__file__).resolve().parents[1] / "examples" / "demo.py"
 TIMEOUT = 60
 IDLE = 5  # as in demo.py
 
+pytestmark = pytest.mark.skipif(
+    not os.path.isfile(os.__file__), reason="this Python has no library to make an index of"
+)
 posix = pytest.mark.skipif(os.name == "nt", reason="signals are sent")
 
 

@@ -500,7 +500,7 @@ def test_with_debug_the_tap_would_have_seen_it(run, monkeypatch, dialect):
 
     run(main())
     seen = {each for each in PRIVATE if each.encode() in tap.written}
-    assert {__file__, "Traceback", "File ", "nested", "a_local_name"} <= seen
+    assert {"test_faults", "Traceback", "File ", "nested", "a_local_name"} <= seen
 
 
 def test_debugging_client_shows_its_server_and_declared_errors_show_it_too(run):

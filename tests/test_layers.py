@@ -33,8 +33,19 @@ LAYERS = [
         "inbox",
         "peer",
     },
-    {"introspection", "admission", "lanes", "traffic", "exchange", "feed", "server", "client"},
-    {"loops", "run", "blocking", "inspector", "backplane", "testing"},
+    {
+        "introspection",
+        "sightings",
+        "inspector",
+        "admission",
+        "lanes",
+        "traffic",
+        "exchange",
+        "feed",
+        "server",
+        "client",
+    },
+    {"loops", "run", "blocking", "backplane", "testing"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

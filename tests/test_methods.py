@@ -988,3 +988,11 @@ def test_binding_agrees_with_python(
         ours = signature.bind(*args, **kwargs).arguments
 
     assert ours == python
+
+
+def test_stream_of_nothing_is_one() -> None:
+    async def ticks() -> AsyncIterator[None]:
+        yield None
+
+    assert method_of(ticks).returns is type(None)
+    assert method_of(ticks).stream

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -44,7 +45,7 @@ from support.node import (
     Told,
     big_text,
     frame,
-    listen_unix,
+    listen_streams,
     one_loop,
     packets_in,
 )
@@ -108,7 +109,7 @@ async def hosting(address: str, *scripts: Script) -> AsyncIterator[None]:
         task = asyncio.get_running_loop().create_task(run_script(Host(reader, writer), script))
         tasks.add(task)
 
-    listener = await listen_unix(address, accept)
+    listener = await listen_streams(address, accept)
     try:
         yield
     finally:
@@ -150,6 +151,7 @@ def test_d01_one_stray_byte_leaves_no_ghost(run: Run, address: str) -> None:
     run(main())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes have no half-close")
 @pytest.mark.parametrize("name", ["isdk-ipc", "net-ipc"])
 def test_d02_the_upgrade_works_in_two_chunks(run: Run, address: str, name: str) -> None:
     async def main() -> None:
@@ -592,6 +594,7 @@ def test_d18_a_reconnecting_client_can_be_closed(run: Run, address: str, how: st
     run(main())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe is no file")
 def test_d19_start_fails_when_listening_does(run: Run, address: str) -> None:
     async def main() -> None:
         with pytest.raises(AddressError):
@@ -602,6 +605,7 @@ def test_d19_start_fails_when_listening_does(run: Run, address: str) -> None:
     run(main())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe is no file")
 def test_d20_what_lies_at_the_path_is_not_touched(run: Run, address: str) -> None:
     async def main() -> None:
         with pytest.raises(AddressInUse):

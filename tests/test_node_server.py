@@ -989,11 +989,11 @@ def test_node_hears_a_timeout_as_its_own(run: Run, address: str) -> None:
 @one_loop
 def test_a_frame_over_the_limit_ends_its_connection_only(run: Run, address: str) -> None:
     async def main() -> None:
-        async with meeting(address, limits=Limits(max_frame=100_000)) as met:
+        async with meeting(address, limits=Limits(max_frame=20_000)) as met:
             other = await join(met.node, "other", met.told, address, "both")
-            await met.node.ask(do="big", key="other", bytes=200_000)  # compresses to less
+            await met.node.ask(do="big", key="other", bytes=60_000)  # compresses to less
             assert (await met.told.next("disconnect"))[0] is other
-            assert "100000" in (await met.node.event("close", key="other"))["data"]
+            assert "20000" in (await met.node.event("close", key="other"))["data"]
             assert await met.peer.request("fine") == "fine"
 
     run(main())

@@ -15,12 +15,13 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from interphone import Backoff, Client, Peer, Server, tcp_address
+from interphone import Backoff, Client, Peer, Server, net_ipc_path, tcp_address
 from support.node import (
     FLAVOURS,
     NODE_MODULES,
@@ -120,14 +121,13 @@ async def their_client_finishes(cwd: str, finished: asyncio.Event) -> list[str]:
     return lines
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a Unix path")
 @pytest.mark.parametrize("rounds", [f"{ROUNDS} of its 9 rounds"])
 def test_net_ipcs_own_client_with_our_servers(run: Run, address: str, rounds: str) -> None:
     async def main() -> None:
-        cwd = os.path.dirname(address)
+        cwd, place = their_place(address)
         options = {"compress": True, "messagepack": True}
         servers = [
-            Server(f"{cwd}/net-ipc", **options),
+            Server(place, **options),
             Server(tcp_address("localhost", PORT), **options),
         ]
         if PSK:
@@ -142,6 +142,14 @@ def test_net_ipcs_own_client_with_our_servers(run: Run, address: str, rounds: st
         assert lines.count("[CLIENT] no errors found\n") == 2 * ROUNDS
 
     run(main())
+
+
+def their_place(address: str) -> tuple[str, str]:
+    """Where their programs run, and where they meet then."""
+    if sys.platform == "win32":
+        return tempfile.gettempdir(), net_ipc_path()
+    cwd = os.path.dirname(address)
+    return cwd, f"{cwd}/net-ipc"
 
 
 def random_object() -> dict[str, str]:
@@ -174,15 +182,14 @@ async def do_what_their_client_does(client: Client) -> None:
         assert await client.request(item) == item
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a Unix path")
 @pytest.mark.parametrize("rounds", [f"{ROUNDS} of its 9 rounds"])
 def test_net_ipcs_own_server_with_our_client(run: Run, address: str, rounds: str) -> None:
     async def main() -> None:
-        cwd = os.path.dirname(address)
+        cwd, place = their_place(address)
         again = Backoff(initial=0.1, factor=1.0)
         clients = [
             Client(where, backoff=again, **flavour)
-            for where in (f"{cwd}/net-ipc", tcp_address("localhost", PORT))
+            for where in (place, tcp_address("localhost", PORT))
             for flavour in FLAVOURS.values()
         ]
         if PSK:

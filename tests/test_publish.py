@@ -23,7 +23,10 @@ from interphone import (
     Server,
     TopicError,
     Unsupported,
+    exchange,
+    feed,
 )
+from interphone.transports import Credentials
 from support.ends import Raw, meeting, raised_by, until
 
 OURS = {"version": 1, "dialects": ["classic"], "can": ["topics"]}
@@ -282,6 +285,21 @@ def test_subscription_has_an_id_and_stays_in_its_group(run, address):
     run(main())
 
 
+def test_subscription_to_nothing_is_refused_and_costs_nothing(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with server, Raw.connect(address) as raw:
+            await raw.open(interphone=OURS)
+            assert (await sub(raw))[0]["e"]["code"] == "invalid"
+            assert not server._exchange._lanes
+            await sub(raw, "a")
+            raw.write({"t": 2, "d": {"unsub": "a"}, "n": "u", "k": "unsub", "o": {"id": 1}})
+            assert (await raw.packet())["d"] == {"result": True}
+            assert not server._exchange._lanes
+
+    run(main())
+
+
 def test_subscriptions_are_limited_together(run, address):
     async def main() -> None:
         server = Server(address, limits=Limits(max_subscriptions=3), max_subscriptions=4)
@@ -406,6 +424,22 @@ def test_last_value_can_be_forgotten(run, address, by):
     run(main())
 
 
+def test_last_value_is_forgotten_in_its_turn(run, address):
+    async def main() -> None:
+        async with everybody(address, "native") as (server, client):
+            server.pause()
+            publishing = asyncio.ensure_future(client.publish("a", 1, retain=True))
+            forgetting = asyncio.ensure_future(client.forget("a"))
+            (peer,) = server.peers.values()
+            await until(lambda: len(peer.inbox._deferred) == 2)
+            server.resume()
+            await publishing
+            assert await forgetting is True
+            assert len(server._exchange.retained) == 0
+
+    run(main())
+
+
 @both_publishers
 def test_too_many_last_values_are_refused_and_not_published(run, address, by):
     async def main() -> None:
@@ -419,6 +453,9 @@ def test_too_many_last_values_are_refused_and_not_published(run, address, by):
                     await end.publish("c", 1, retain=True)
                 with pytest.raises(Overloaded, match="over 100 bytes"):
                     await end.publish("b", "x" * 100, retain=True)
+                async with server.subscribe(">") as kept:
+                    assert await values(kept, 2) == [1, 1]
+                    assert kept.unread[0] == 0
                 await end.forget("a")
                 await end.publish("c", 2, retain=True)
                 assert await values(items, 3) == [1, 1, 2]
@@ -670,7 +707,7 @@ def test_time_of_an_ack_runs_out_and_the_receipt_says_so(run, address, by):
         ):
             publisher = server if by == "server" else client
             async with client.subscribe("a"):
-                receipt = await publisher.publish("a", "x" * 4_000_000, ack="delivered", timeout=1)
+                receipt = await publisher.publish("a", "x" * 1_000_000, ack="delivered", timeout=1)
                 assert receipt == Receipt(2, 2, 0, 1)
             deaf.writer.transport.resume_reading()
 
@@ -822,7 +859,7 @@ def test_publisher_gives_up_and_the_subscriber_is_told(run, address, dialect, by
             ):
                 await publisher.publish("a", 0)
                 for number in (1, 2):
-                    receipt = await publisher.publish("a", number, timeout=0.05)
+                    receipt = await publisher.publish("a", number, timeout=0.4)
                     assert receipt == Receipt(2, 0, 2)
                 for items in (theirs, ours):
                     assert await values(items, 1) == [0]
@@ -863,6 +900,68 @@ def test_subscriber_that_leaves_frees_who_waits(run, address):
     run(main())
 
 
+@pytest.mark.parametrize("gives_up", ["in time", "cancelled"])
+def test_leaving_is_told_in_the_end_even_if_nobody_waits_for_it(
+    run, address, monkeypatch, gives_up
+):
+    assert feed.DEFAULT_TIMEOUT == 10
+
+    async def main() -> None:
+        async with everybody(address, "native") as (server, client):
+            items = await client.subscribe("a", overflow="block", queue=1).__aenter__()
+            await server.publish("a", 0)
+            waiting = asyncio.ensure_future(server.publish("a", 1, timeout=None))
+            await until(lambda: room_taken(server))
+            server.pause()
+            if gives_up == "in time":
+                monkeypatch.setattr(feed, "DEFAULT_TIMEOUT", 0.01)
+            leaving = asyncio.ensure_future(items.close())
+            (peer,) = server.peers.values()
+            await until(lambda: peer.inbox._deferred)
+            if gives_up == "cancelled":
+                leaving.cancel()
+                assert isinstance(await raised_by_any(leaving), asyncio.CancelledError)
+            else:
+                await leaving
+            await client.ping()
+            server.resume()
+            assert await waiting == Receipt(1, 0, 1)
+            assert (await server.publish("a", 2)).matched == 0
+
+    run(main())
+
+
+def test_server_that_goes_on_after_the_end_is_told_once_more(run, address):
+    async def main() -> None:
+        async with Raw.serve(address) as comers:
+            client = Client(address, backoff=None)
+            connecting = asyncio.ensure_future(client.connect())
+            raw = await comers.get()
+            await raw.let_in(interphone=OURS)
+            await connecting
+            items = client.subscribe("a.*", "b")
+            entering = asyncio.ensure_future(items.__aenter__())
+            raw.write({"t": 3, "d": {"result": True}, "n": (await raw.packet())["n"]})
+            await entering
+            leaving = asyncio.ensure_future(items.close())
+            told = await raw.packet()
+            marks = {"to": [1, 7]}  # there never was a 7
+            late = {"t": 1, "d": {"pub": "a.x", "message": 1}, "k": "pub", "o": marks}
+            failure = {"code": "overloaded", "message": "not now"}
+            raw.write(late, {"t": 4, "n": "p"}, {"t": 3, "n": told["n"], "e": failure})
+            assert (await raw.packet())["t"] == 5  # it is being told: nothing is late
+            await leaving
+            raw.write(late)
+            again = await raw.packet()
+            for packet in (told, again):
+                assert (packet["d"], packet["o"]) == ({"unsub": ["a.*", "b"]}, {"id": 1})
+            raw.write({"t": 3, "d": {"result": True}, "n": again["n"]}, late, {"t": 4, "n": "q"})
+            assert (await raw.packet())["t"] == 5
+            client.abort()
+
+    run(main())
+
+
 @pytest.mark.parametrize("how", ["close", "unsubscribe", "server"])
 def test_own_subscription_that_leaves_frees_who_waits(run, address, how):
     async def main() -> None:
@@ -899,6 +998,27 @@ def test_cancelled_publisher_is_not_waited_for(run, address):
                     assert isinstance(await raised_by(anext(items)), Overflow)
                     await publisher.publish("a", 2)
                     assert await values(items, 1) == [2]
+
+    run(main())
+
+
+def test_publication_and_its_cancel_in_one_read_leave_nothing(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with (
+            server,
+            Raw.connect(address) as raw,
+            server.subscribe("a", overflow="block", queue=1) as items,
+        ):
+            await raw.open(interphone=OURS)
+            await server.publish("a", 0)
+            asking = {"t": 2, "d": {"pub": "a", "message": 1}, "n": "p", "k": "pub"}
+            raw.write(asking, {"t": 8, "n": "p"})
+            assert (await raw.packet())["e"]["code"] == "cancelled"
+            assert not room_taken(server)
+            assert not any(server._exchange._publishing.values())
+            assert await values(items, 1) == [0]
+            assert isinstance(await raised_by(anext(items)), Overflow)
 
     run(main())
 
@@ -995,9 +1115,50 @@ def test_last_values_wait_for_room_too(run, address):
                     assert await values(items, 11) == [*range(10), "new"]
                 assert await waiting == Receipt(2, 2, 0)
             async with client.subscribe("a.*", overflow="block", queue=2):
-                await until(lambda: len(room_taken(server)) == 8)
+                await until(lambda: sum(map(len, room_taken(server))) == 8)
             assert not room_taken(server)
             assert server._exchange._traffic.dropped == 0
+
+    run(main())
+
+
+def test_last_values_without_room_cost_their_names_only(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with server, Raw.connect(address) as raw:
+            await raw.open(interphone=OURS)
+            for number in range(10):
+                await server.publish(f"a.{number}", number, retain=True)
+            assert (await sub(raw, "a.*", credit=[0, 0]))[1] == []
+            assert [len(arrears) for arrears in room_taken(server)] == [10]
+            await server.forget("a.0")
+            again = asyncio.ensure_future(server.publish("a.1", "new", retain=True, timeout=None))
+            await until(lambda: len(room_taken(server)) == 2)
+            raw.write({"t": 20, "n": 1, "d": [9, 1000]})
+            came = [await raw.packet() for _ in range(9)]
+            assert [packet["d"]["message"] for packet in came] == [*range(2, 10), "new"]
+            retained = [packet["o"].get("retained", False) for packet in came]
+            assert retained == [True] * 8 + [False]
+            assert await again == Receipt(1, 1, 0)
+            assert not room_taken(server)
+
+    run(main())
+
+
+def test_last_values_of_a_topic_that_was_left_wait_no_more(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with server, Raw.connect(address) as raw:
+            await raw.open(interphone=OURS)
+            for topic in ("a", "b.x", "b.y", "c"):
+                await server.publish(topic, topic, retain=True)
+            await sub(raw, "a", "b.*", "c", credit=[0, 0])
+            await sub(raw, "d", id=1)
+            for topics, left in ((["c"], 3), (["b.*", "d"], 1), (["a"], 0)):
+                raw.write({"t": 2, "d": {"unsub": topics}, "n": "u", "k": "unsub", "o": {"id": 1}})
+                assert (await raw.packet())["d"] == {"result": True}
+                assert sum(map(len, room_taken(server))) == left
+            assert server._exchange.dropped == 0
 
     run(main())
 
@@ -1159,6 +1320,59 @@ def test_server_that_sends_more_than_it_may_ends_the_subscription(run, address):
     run(main())
 
 
+@pytest.mark.parametrize("many", [3, 4])
+def test_server_that_sends_more_bytes_than_it_may_ends_the_subscription(run, address, many):
+    async def main() -> None:
+        async with Raw.serve(address) as comers:
+            client = Client(address, backoff=None)
+            connecting = asyncio.ensure_future(client.connect())
+            raw = await comers.get()
+            await raw.let_in(interphone=OURS)
+            await connecting
+            items = client.subscribe("a", overflow="block")
+            entering = asyncio.ensure_future(items.__aenter__())
+            packet = await raw.packet()
+            value = "x" * 500_000  # the third overdraws 1 MiB, which is right
+            for _ in range(many):
+                late = {"t": 1, "d": {"pub": "a", "message": value}, "k": "pub", "o": {"to": [1]}}
+                raw.write(late)
+            raw.write({"t": 3, "d": {"result": True}, "n": packet["n"]})
+            await entering
+            assert items.ended is (many > 3)
+            assert items.unread == (3, 3 * 500_002)
+            assert await values(items, 3) == [value] * 3
+            if many > 3:
+                assert isinstance(await raised_by(anext(items)), Overflow)
+            client.abort()
+
+    run(main())
+
+
+def test_only_a_subscription_that_blocks_can_miss_publications(run, address):
+    async def main() -> None:
+        async with Raw.serve(address) as comers:
+            client = Client(address, backoff=None)
+            connecting = asyncio.ensure_future(client.connect())
+            raw = await comers.get()
+            await raw.let_in(interphone=OURS)
+            await connecting
+            items = client.subscribe("a", overflow="drop_oldest", queue=1)
+            entering = asyncio.ensure_future(items.__aenter__())
+            packet = await raw.packet()
+            for value in range(3):
+                said = {"t": 1, "d": {"pub": "a", "message": value}, "k": "pub", "o": {"to": [1]}}
+                raw.write(said, {"t": 21, "n": 1, "d": [1, "a"]})
+            raw.write({"t": 3, "d": {"result": True}, "n": packet["n"]})
+            await entering
+            assert await values(items, 1) == [2]
+            assert items.dropped == 2
+            items.end()
+            assert [item async for item in items] == []
+            client.abort()
+
+    run(main())
+
+
 def test_publication_that_comes_after_leaving_its_topic_is_given_back(run, address):
     async def main() -> None:
         async with Raw.serve(address) as comers:
@@ -1199,6 +1413,27 @@ def test_node_publisher_waits_as_long_as_node_would(run, address):
                 assert (await node.packet())["t"] == 5  # it is still read
                 assert await values(items, 2) == [0, 1]
                 assert await node.packet() == {"t": 3, "d": {"result": True}, "n": "1"}
+
+    run(main())
+
+
+def test_publication_of_node_is_given_up_when_node_would(run, address, monkeypatch):
+    assert exchange.DEFAULT_TIMEOUT == 10
+    monkeypatch.setattr(exchange, "DEFAULT_TIMEOUT", 0.05)
+
+    async def main() -> None:
+        server = Server(address)
+        async with server, Raw.connect(address) as node:
+            await node.open()
+            async with server.subscribe("a", overflow="block", queue=1) as items:
+                for number in range(2):
+                    node.write({"t": 2, "d": {"pub": "a", "message": number}, "n": str(number)})
+                for number in range(2):
+                    packet = await node.packet()
+                    assert packet == {"t": 3, "d": {"result": True}, "n": str(number)}
+                assert await values(items, 1) == [0]
+                assert isinstance(await raised_by(anext(items)), Overflow)
+                assert items.dropped == 1
 
     run(main())
 
@@ -1283,6 +1518,34 @@ def test_publisher_that_is_faster_than_a_subscriber_is_answered_after_a_moment(r
     run(main())
 
 
+def test_who_took_nothing_is_not_waited_for_again_until_it_has_caught_up(run, address):
+    def at_once(publishing: Any) -> bool:
+        """Whether it ends without waiting; it is given up if not."""
+        try:
+            publishing.send(None)
+        except StopIteration:
+            return True
+        publishing.close()
+        return False
+
+    async def main() -> None:
+        limits = Limits(high_water=1000, low_water=100)
+        server = Server(address, limits=limits)
+        async with server, deaf_subscriber(server, address, "a") as deaf:
+            (peer,) = server.peers.values()
+            for _ in range(2):
+                assert not at_once(server.publish("a", "x" * 1_000_000))  # it gets a moment
+                assert await server.publish("a", 1) == Receipt(1, 1, 0)  # and has taken nothing
+                assert [at_once(server.publish("a", 2)) for _ in range(3)] == [True] * 3
+                deaf.writer.transport.resume_reading()
+                heard = [(await deaf.packet())["d"]["message"] for _ in range(5)]
+                assert heard[1:] == [1, 2, 2, 2]
+                await until(lambda: not peer.connection.blocked)
+                deaf.writer.transport.pause_reading()
+
+    run(main())
+
+
 def test_subscription_the_server_does_not_restore_is_reported_and_the_others_live(run, address):
     async def main() -> None:
         server, errors = Server(address, max_subscriptions=3), []
@@ -1357,5 +1620,37 @@ def test_node_client_that_is_back_has_its_stars_as_they_stand(run, address):
                 assert (await server.publish("a.b", 1)).matched == 0
                 node.write({"t": 2, "d": {"pub": "a.*", "message": 1}, "n": "2"})
                 assert (await node.packet())["d"] == {"pub": "a.*", "message": 1}
+
+    run(main())
+
+
+@pytest.mark.parametrize("changed", ["nothing", "time", "user"])
+def test_node_client_has_its_topics_again_in_time_and_as_the_same_user(
+    run, address, monkeypatch, changed
+):
+    assert exchange.REMEMBERED == 10
+    if changed == "time":
+        monkeypatch.setattr(exchange, "REMEMBERED", 0)
+
+    async def main() -> None:
+        server = Server(address)
+        server.on_error(lambda error, peer: None)
+        async with server:
+            async with Raw.connect(address) as node:
+                reply = await node.open()
+                node.write({"t": 2, "d": {"sub": "a"}, "n": "1"})
+                await node.packet()
+                (peer,) = server.peers.values()
+                if changed == "user":
+                    peer.connection.credentials = Credentials(4_000_000_000)
+            await until(lambda: not server.peers)
+            assert (await server.publish("a", "lost")).matched == 0
+            async with Raw.connect(address) as node:
+                await node.open(id=reply["d"]["id"])
+                assert (await server.publish("a", 1)).matched == int(changed == "nothing")
+                await server.broadcast("next")
+                topics = [{"pub": "a", "message": 1}] if changed == "nothing" else []
+                for data in (*topics, "next"):
+                    assert (await node.packet())["d"] == data
 
     run(main())

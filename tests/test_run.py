@@ -44,6 +44,7 @@ def test_run_works_in_a_thread():
     assert asyncio.run(main()) == 7
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -2)])
 def test_signal_closes_the_server_and_leaves_no_socket(address, number, code):
     process = subprocess.Popen(

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
+import subprocess
+import sys
+import textwrap
 from typing import Any
 
 import pytest
@@ -28,7 +30,9 @@ from interphone import (
     tcp_address,
 )
 from interphone.protocol.wire import tag
+from interphone.transports import own_credentials
 from support.ends import Raw, frame, meeting, raised_by, until
+from support.node import open_streams
 
 # Life
 
@@ -147,6 +151,62 @@ def test_leaving_by_an_exception_does_not_wait_for_handlers(run, address):
     run(main())
 
 
+def test_client_left_by_an_exception_does_not_wait_for_handlers_either(run, address):
+    async def main() -> None:
+        server = Server(address)
+        async with server:
+            with pytest.raises(ZeroDivisionError):
+                async with asyncio.timeout(3), Client(address) as client:
+
+                    @client.on_request
+                    async def stuck(data: object) -> None:
+                        await asyncio.Event().wait()
+
+                    (peer,) = server.peers.values()
+                    pending = asyncio.ensure_future(raised_by(peer.request("x")))
+                    await until(lambda: client.peer.inflight)
+                    raise ZeroDivisionError
+            assert isinstance(await pending, ConnectionClosed)
+
+    run(main())
+
+
+def test_worker_thread_is_not_waited_for_beyond_the_grace_but_at_exit(address):
+    program = f"""
+        import asyncio, threading
+        from interphone import Client, Server
+
+        gate = threading.Event()
+
+        async def main():
+            server, started = Server({address!r}), asyncio.Event()
+            loop = asyncio.get_running_loop()
+
+            @server.method
+            def work():
+                loop.call_soon_threadsafe(started.set)
+                gate.wait()
+                print("thread")
+
+            async with server, Client({address!r}) as client:
+                calling = asyncio.ensure_future(client.call("work", timeout=None))
+                await started.wait()
+                await server.close(grace=0)
+                print("closed")
+                await asyncio.wait([calling])
+
+        asyncio.run(main())
+        print("end")
+        gate.set()
+    """
+
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], timeout=60, capture_output=True, text=True
+    )
+
+    assert (done.returncode, done.stdout.split()) == (0, ["closed", "end", "thread"]), done.stderr
+
+
 def test_close_cancels_handlers_that_do_not_end_in_time(run, address):
     async def main() -> None:
         server, ended = Server(address), []
@@ -162,6 +222,30 @@ def test_close_cancels_handlers_that_do_not_end_in_time(run, address):
             client = await Client(address).connect()
             await server.close(grace=0.01)
             assert ended == [client.id]
+            await client.close()
+
+    run(main())
+
+
+def test_request_that_does_not_end_in_its_grace_is_cancelled(run, address):
+    async def main() -> None:
+        server, log = Server(address), []
+
+        @server.on_request
+        async def stuck(peer: Peer, data: object) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                log.append(data)
+
+        async with server:
+            client = await Client(address, backoff=None).connect()
+            asking = asyncio.ensure_future(raised_by(client.request("x", timeout=None)))
+            (peer,) = server.peers.values()
+            await until(lambda: peer.inflight)
+            await peer.close("bye", grace=0.01)
+            assert log == ["x"]
+            assert isinstance(await asking, ConnectionClosed)
             await client.close()
 
     run(main())
@@ -211,6 +295,47 @@ def test_authorize_turns_away_before_anything_else_happens(run, address):
             await client.connect("sesame")
             assert log == ["sesame"]
             await client.close()
+
+    run(main())
+
+
+def test_authorize_ends_before_the_answer_and_on_connect_begins_behind_it(run, address):
+    async def main() -> None:
+        server, gate, log = Server(address), asyncio.Event(), []
+
+        @server.authorize
+        async def decide(peer: Peer, payload: object) -> None:
+            if payload:
+                log.append("authorize")
+                await gate.wait()
+                log.append("authorized")
+
+        @server.on_connect
+        async def connected(peer: Peer, payload: object) -> None:
+            if payload:
+                log.append("on_connect")
+                await peer.send("hello")  # the reply has gone before it
+                log.append("on_connect goes on")
+
+        server.on_message(lambda peer, data: log.append(data))
+        server.on_request(on="inline")(lambda peer, data: log.append(data))
+        async with server, Raw.connect(address) as raw:
+            asked = {"t": 2, "d": "request", "n": "1"}
+            raw.write(b"IPC", {"t": 0, "d": {"extras": 1}}, {"t": 1, "d": "message"}, asked)
+            await until(lambda: log)
+            reply = asyncio.ensure_future(raw.packet())
+            async with Client(address) as bystander:
+                for _ in range(3):
+                    await bystander.ping()
+            assert not reply.done()
+            assert log == ["authorize"]
+            gate.set()
+            assert (await reply)["t"] == 0
+            assert await raw.packet() == {"t": 1, "d": "hello"}
+            assert (await raw.packet())["t"] == 3
+            begun = log.index("on_connect")
+            assert log[: begun + 1] == ["authorize", "authorized", "on_connect"]
+            assert [each for each in log[begun:] if "on_" not in each] == ["message", "request"]
 
     run(main())
 
@@ -373,12 +498,13 @@ def test_credentials_come_from_the_kernel(run, address):
         server = Server(address)
         async with meeting(server) as client:
             (peer,) = server.peers.values()
-            assert (peer.credentials.uid, peer.credentials.pid) == (os.geteuid(), os.getpid())
-            assert client.peer.credentials.pid == os.getpid()
+            assert peer.credentials == client.peer.credentials == own_credentials()
+            assert peer.credentials.pid == os.getpid()
 
     run(main())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="users have no number")
 def test_stranger_is_turned_away_unread(run, address):
     async def main() -> None:
         server = Server(address, allowed_uids=[os.geteuid() + 1])
@@ -424,7 +550,7 @@ def test_unfinished_handshakes_are_limited_and_the_oldest_pays(run, address, oth
     async def main() -> None:
         async with Server(address, max_incomplete=3) as server, Raw.connect(address) as oldest:
             await until(lambda: len(server._admission._incomplete) == 1)
-            raws = [await asyncio.open_unix_connection(address) for _ in range(others)]
+            raws = [await open_streams(address) for _ in range(others)]
             await until(lambda: len(server._admission._incomplete) == min(others + 1, 3))
             if evicted:
                 assert await oldest.rest() is not None
@@ -447,18 +573,16 @@ def test_flood_of_unfinished_handshakes_holds_no_more_than_its_slots(run, addres
         async with server:
             raws = []
             for _ in range(200):
-                sock = socket.socket(socket.AF_UNIX)
-                sock.setblocking(False)
-                sock.connect(address)
-                sock.send(b"I")
-                raws.append(sock)
+                _, writer = await open_streams(address)
+                writer.write(b"I")
+                raws.append(writer)
             await until(lambda: admission.evicted == 195)
             assert len(admission.waiting) == 5
             assert len(errors) < 10
             async with Client(address) as client:
                 assert await client.ping() > 0
-            for sock in raws:
-                sock.close()
+            for writer in raws:
+                writer.transport.abort()
             await until(lambda: not admission.waiting)
 
     run(main())

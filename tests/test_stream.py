@@ -213,7 +213,7 @@ def test_big_items_cost_more_and_always_fit(run, address):
     run(main())
 
 
-def test_slow_stream_holds_up_no_call(run, address):
+def test_slow_stream_holds_up_no_call_and_no_other_stream(run, address):
     async def main() -> None:
         source = Source(address)
         async with (
@@ -223,8 +223,38 @@ def test_slow_stream_holds_up_no_call(run, address):
         ):
             await until(lambda: one.buffered and other.buffered)
             assert [await client.call("plain") for _ in range(100)] == [1] * 100
+            async with client.stream("async", 1000) as third:
+                assert [item async for item in third] == [*range(1000)]
             assert one.buffered <= 64
             assert other.buffered <= 64
+
+    run(main())
+
+
+def test_streams_pings_and_answers_get_through_where_requests_are_held(run, address):
+    async def main() -> None:
+        source, gate = Source(address, limits=Limits(max_inflight=1)), asyncio.Event()
+
+        @source.server.on_request
+        async def wait(peer: Peer, data: int) -> int:
+            await gate.wait()
+            return data
+
+        async with meeting(source.server) as client:
+            client.on_request(lambda data: data)
+            (peer,) = source.server.peers.values()
+            async with client.stream("async", 1000) as stream, client.stream("sum.of", "a") as sums:
+                asked = [asyncio.ensure_future(client.request(n)) for n in range(3)]
+                await until(lambda: peer.inflight)
+                assert [item async for item in stream] == [*range(1000)]
+                for number in range(1000):
+                    await sums.send(number)
+                assert await sums.result() == 499_500
+                assert await client.ping() > 0
+                assert await peer.request("back") == "back"
+                assert not any(task.done() for task in asked)
+                gate.set()
+                assert await asyncio.gather(*asked) == [0, 1, 2]
 
     run(main())
 
@@ -477,8 +507,9 @@ def test_there_are_only_so_many_streams_of_one_peer(run, address):
             one, two, three = [await enter(client.stream("async")) for _ in range(3)]
             assert await anext(one) == await anext(two) == 0
             assert isinstance(await raised_by(anext(three)), Overloaded)
+            (peer,) = source.server.peers.values()
             await one.aclose()
-            await until(lambda: source.ended)
+            await until(lambda: peer.inflight == 1)
             four = await enter(client.stream("async"))
             assert await anext(four) == 0
 
@@ -822,6 +853,30 @@ def test_progress_comes_before_the_result(run, address, dialect):
     run(main())
 
 
+@pytest.mark.parametrize("who", ["interphone", "node"])
+def test_no_progress_is_sent_to_who_did_not_ask(run, address, who):
+    async def main() -> None:
+        server = Server(address)
+
+        @server.method
+        async def build(call: Call) -> str:
+            await call.progress(1)
+            return "built"
+
+        async with server, Raw.connect(address) as raw:
+            if who == "node":
+                await raw.open()
+                raw.write({"t": 2, "n": "1", "d": {"jsonrpc": "2.0", "method": "build"}})
+                answer = {"jsonrpc": "2.0", "result": "built"}
+            else:
+                await raw.open(interphone={"version": 1, "dialects": ["classic"]})
+                raw.write({"t": 2, "n": "1", "d": {"method": "build"}, "k": "call"})
+                answer = "built"
+            assert await raw.packet() == {"t": 3, "n": "1", "d": answer}
+
+    run(main())
+
+
 def test_listener_to_progress_that_raises_is_reported(run, address):
     async def main() -> None:
         server, errors = Server(address), []
@@ -895,5 +950,160 @@ def test_node_hears_progress_and_may_cancel(run, address):
             raw.write({"t": 1, "d": cancel})  # it is over: harmless
             raw.write({"t": 4, "n": "ping"})
             assert (await raw.packet())["t"] == 5
+
+    run(main())
+
+
+# What a review found
+
+
+def test_end_of_the_input_may_come_right_behind_the_call(run, address):
+    async def main() -> None:
+        source = Source(address)
+        async with meeting(source.server) as client:
+            await client.send("first")  # so that what follows in this turn leaves in one piece
+            assert await client.call("sum.of", "a", items=[]) == 0
+            (peer,) = source.server.peers.values()
+            peer.pause()
+            asked = asyncio.ensure_future(client.call("sum.of", "a", items=[]))
+            await until(lambda: peer.inflight)
+            peer.resume()
+            assert await asked == 0
+
+    run(main())
+
+
+def test_methods_that_read_in_threads_take_no_worker(run, address):
+    async def main() -> None:
+        source = Source(address)
+
+        @source.server.method
+        def worker() -> int:
+            return 1
+
+        async with meeting(source.server) as client, contextlib.AsyncExitStack() as stack:
+            streams = [
+                await stack.enter_async_context(client.stream("sum.thread", "a")) for _ in range(40)
+            ]
+            await asyncio.gather(*(stream.send(1) for stream in streams))
+            assert await client.call("worker") == 1
+            assert [await stream.result() for stream in streams] == [1] * 40
+
+    run(main())
+
+
+def test_items_that_are_cancelled_by_somebody_else_fail_the_call(run, address):
+    async def main() -> None:
+        source = Source(address)
+        elsewhere = asyncio.ensure_future(asyncio.get_running_loop().create_future())
+        elsewhere.cancel()
+
+        async def items() -> AsyncIterator[int]:
+            yield 1
+            await elsewhere
+
+        async with meeting(source.server) as client:
+            with pytest.raises(RuntimeError, match="cancelled by somebody else"):
+                await client.call("sum.of", "a", items=items(), timeout=None)
+            await until(lambda: source.ended)
+
+    run(main())
+
+
+def test_what_the_end_of_the_items_raises_is_raised(run, address):
+    async def main() -> None:
+        async def items() -> AsyncIterator[int]:
+            try:
+                yield -1
+                yield 1
+            finally:
+                raise ZeroDivisionError("at the end")
+
+        async with meeting(Source(address).server) as client:
+            with contextlib.suppress(ZeroDivisionError):  # unless the answer was faster
+                assert await client.call("sum.of", "a", items=items()) == 0
+
+    run(main())
+
+
+def test_progress_of_a_method_that_reads(run, address):
+    async def main() -> None:
+        server, heard = Server(address), []
+
+        @server.method
+        async def total(call: Call, numbers: AsyncIterator[int]) -> int:
+            sum_ = 0
+            async for number in numbers:
+                sum_ += number
+                await call.progress(sum_)
+            return sum_
+
+        async with meeting(server) as client:
+            asked = client.call("total", items=[1, 2, 3], on_progress=heard.append)
+            assert await asked == 6
+            assert heard == [1, 3, 6]
+
+    run(main())
+
+
+def test_unread_items_of_many_streams_are_bounded(run, address):
+    async def main() -> None:
+        limits = Limits(max_frame=20_000, max_held=10_000)
+        server = Server(address, limits=limits)
+
+        @server.method
+        async def never(items: AsyncIterator[bytes]) -> None:
+            await asyncio.get_running_loop().create_future()
+
+        async with meeting(server) as client, contextlib.AsyncExitStack() as stack:
+            (peer,) = server.peers.values()
+            streams = [await stack.enter_async_context(client.stream("never")) for _ in range(4)]
+            for stream in streams[:2]:
+                await stream.send(bytes(19_000))
+            await client.ping()
+            assert not peer.connection.stopped
+            await streams[2].send(bytes(19_000))
+            await until(lambda: peer.connection.stopped == {"streams"})
+            peer.connection.abort()
+
+    run(main())
+
+
+def test_parameter_of_a_contract_may_be_called_method(run, address):
+    async def main() -> None:
+        server = Server(address)
+
+        @contract("pick")
+        def pick(method: str, *, items: int = 0) -> str:
+            raise NotImplementedError
+
+        @server.method(pick)
+        async def picked(method: str, *, items: int = 0) -> str:
+            return f"{method} {items}"
+
+        async with meeting(server) as client:
+            assert await client.call(pick, method="a", items=2) == "a 2"
+            (peer,) = server.peers.values()
+            assert peer.open
+            assert await client.within(5).call(pick, method="b") == "b 0"
+
+    run(main())
+
+
+def test_nothing_comes_as_an_item_too(run, address):
+    async def main() -> None:
+        server = Server(address)
+
+        @contract("ticks")
+        def ticks(times: int) -> AsyncIterator[None]:
+            raise NotImplementedError
+
+        @server.method(ticks)
+        async def tick(times: int) -> AsyncIterator[None]:
+            for _ in range(times):
+                yield None
+
+        async with meeting(server) as client, client.stream(ticks, 3) as stream:
+            assert [item async for item in stream] == [None] * 3
 
     run(main())

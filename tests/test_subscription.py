@@ -5,10 +5,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from interphone import LocalProtocolError, Overflow, PayloadError, Publication, Server, TopicError
 from interphone.protocol.payload import ABSENT, Json
-from interphone.subscription import Subscription, Subscriptions, TopicHandler
+from interphone.subscription import Gap, Subscription, Subscriptions, TopicHandler
 from support.ends import meeting, raised_by, until
 
 CODEC = Json()
@@ -74,6 +76,75 @@ def test_latest_keeps_one_of_each_topic(run):
     run(main())
 
 
+@given(
+    st.lists(st.one_of(st.sampled_from("abcdef"), st.sampled_from(["take", "gap"])), max_size=80),
+    st.integers(1, 5),
+)
+def test_latest_does_what_a_plain_list_would(steps: list[str], room: int) -> None:
+    async def main() -> None:
+        items = Subscription(Hub(), ("*",), overflow="latest", queue=room, gaps=True)
+        model: list[tuple[str, int] | None] = []  # None: a gap
+        lost = 0
+
+        async def take() -> None:
+            item = await anext(items)
+            got = None if isinstance(item, Gap) else (item.topic, item.value)
+            assert got == model.pop(0)
+
+        for number, step in enumerate(steps):
+            if step == "gap":
+                items.put_gap()
+                model.append(None)
+            elif step == "take":
+                if model:
+                    await take()
+            else:
+                put(items, number, topic=step)
+                before = [entry for entry in model if entry is not None]
+                again = [entry for entry in before if entry[0] == step]
+                gone = again or before[: len(before) == room]
+                model = [*(entry for entry in model if entry not in gone), (step, number)]
+                lost += len(gone)
+            publications = len(model) - model.count(None)
+            assert items.unread == (publications, sum(len(str(e[1])) for e in model if e))
+            assert items.dropped == lost
+            assert len(items._queue) <= 2 * len(model) + 1
+            assert len(items._latest) == publications
+        while model:
+            await take()
+        items.end()
+        assert [item async for item in items] == []
+
+    asyncio.run(main())
+
+
+def test_latest_does_not_look_at_all_that_is_queued(run):
+    async def main() -> None:
+        compared = 0
+
+        class Topic(str):
+            __slots__ = ()
+
+            def __eq__(self, other: object) -> bool:
+                nonlocal compared
+                compared += 1
+                return str.__eq__(self, other)
+
+            __hash__ = str.__hash__
+
+        async with Subscription(Hub(), ("*",), overflow="latest") as items:
+            for number in range(100):
+                put(items, 0, topic=Topic(number))
+            compared = 0
+            for number in range(50, 60):
+                put(items, 1, topic=Topic(number))
+            assert compared <= 10 * 4
+            items.end()
+            assert await read(items) == [0] * 90 + [1] * 10
+
+    run(main())
+
+
 def test_full_queue_ends_with_overflow_by_default_after_what_is_queued(run):
     async def main() -> None:
         async with Subscription(Hub(), ("a",), queue=3) as items:
@@ -108,6 +179,19 @@ def test_queue_is_bounded_by_bytes_too(run):
             assert items.dropped == 1
 
     run(main())
+
+
+@pytest.mark.parametrize("policy", ["drop_oldest", "latest"])
+def test_large_publication_drives_out_as_many_as_it_needs(policy):
+    items = Subscription(Hub(), ("*",), overflow=policy)
+    for number in range(10):
+        put(items, number, topic=str(number))
+
+    for number in range(3):
+        put(items, "x" * 5_000_000, topic=f"large {number}")
+
+    assert items.unread == (1, 5_000_002)
+    assert items.dropped == 12
 
 
 def test_value_of_another_type_is_an_error_and_the_next_one_comes(run):

@@ -20,6 +20,7 @@ from support.node import (
     decode,
     digest_of,
     encode,
+    open_streams,
 )
 
 pytestmark = pytest.mark.node
@@ -175,7 +176,7 @@ def test_isdk_stalls_on_a_lone_last_byte(run: Run, address: str) -> None:
         async with NodeProcess("agent.js") as node:
             options = {"path": address}
             await node.ask(do="create-server", key="s", kind="isdk", options=options, ids=["x"])
-            reader, writer = await asyncio.open_unix_connection(address)
+            reader, writer = await open_streams(address)
             writer.write(b"IPC" + frame(b'{"t":0,"d":{}}'))
             assert await reader.readexactly(22) == frame(b'{"t":0,"d":{"id":"x"}}'[:21] + b"}")[:22]
             message = frame(b'{"t":1,"d":"hi"}')

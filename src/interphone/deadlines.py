@@ -1,42 +1,65 @@
 """Deadlines: how long the asker of the request being handled will wait.
 
 It travels along with a request, and shrinks: what a handler asks of others while it runs
-may take no longer than what is left. Whoever sets or looks brings the clock: a loop's time,
-or, where there is no loop, `time.monotonic`, of which the loops' times are copies.
+may take no longer than what is left. What it leaves behind (a connection, a task) has a
+copy of its context for good; so a deadline is an object, and is over with its handler. It is
+kept in the time of `time.monotonic`, because what a handler asks may be asked in another
+thread, by another loop or by none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import ContextVar
+from time import monotonic
 
 from .errors import RequestTimeout
 
-__all__ = ["current_deadline", "set_deadline", "shrunk"]
-
-_deadline: ContextVar[float | None] = ContextVar("interphone_deadline", default=None)
+__all__ = ["Deadline", "current_deadline", "set_deadline", "shrunk"]
 
 
-def set_deadline(seconds: float | None, clock: Callable[[], float]) -> None:
-    """Note, for this task and what it starts, that the asker waits so many seconds."""
-    _deadline.set(None if seconds is None else clock() + seconds)
+class Deadline:
+    """When the asker of one request stops waiting, as long as it is being handled.
+
+    Attributes:
+        until: By `time.monotonic`; None: never, or it has been answered.
+    """
+
+    __slots__ = ("until",)
+
+    def __init__(self, until: float | None) -> None:
+        self.until = until
+
+    def end(self) -> None:
+        """The handler has ended: what it has left behind may take its time."""
+        self.until = None
+
+
+_deadline: ContextVar[Deadline | None] = ContextVar("interphone_deadline", default=None)
+
+
+def set_deadline(until: float | None) -> Deadline:
+    """Note, for this task and what it starts until it ends, when the asker stops waiting."""
+    deadline = Deadline(until)
+    _deadline.set(deadline)
+    return deadline
 
 
 def current_deadline() -> float | None:
-    """When the asker stops waiting, in the loop's time; None: never, or nobody asks."""
-    return _deadline.get()
+    """When the asker stops waiting, by `time.monotonic`; None: never, or nobody asks."""
+    deadline = _deadline.get()
+    return None if deadline is None else deadline.until
 
 
-def shrunk(timeout: float | None, clock: Callable[[], float]) -> float | None:
+def shrunk(timeout: float | None) -> float | None:
     """Return the timeout, or what is left of the deadline if that is less.
 
     Raises:
         RequestTimeout: Nothing is left; nothing was sent.
     """
-    until = _deadline.get()
+    until = current_deadline()
     if until is None:
         return timeout
-    left = until - clock()
+    left = until - monotonic()
     if left <= 0:
         raise RequestTimeout(0.0, delivery="not_sent")
     return left if timeout is None else min(timeout, left)

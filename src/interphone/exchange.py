@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from .errors import Overloaded, PayloadError
 from .handlers import Tasks
-from .lanes import KEPT, LOCAL, Item, Lane, OwnLane, PeerLane, Tally
+from .lanes import KEPT, LOCAL, Arrears, Item, Lane, OwnLane, PeerLane, Tally
 from .peer import DEFAULT_TIMEOUT, Peer
 from .protocol.allowance import Allowance
 from .protocol.events import Nonce
@@ -28,7 +29,7 @@ from .traffic import Traffic
 __all__ = ["Exchange"]
 
 REMEMBERED = 10.0  # seconds the topics of a Node client outlive its lost connection
-ON_THE_WAY = 0.1, 0.25  # of a publisher's time: the part, and the seconds at most, for the answer
+ON_THE_WAY = 0.25, 1.0  # of a publisher's time: the part, and the seconds at most, for the way
 
 
 class Exchange:
@@ -50,7 +51,7 @@ class Exchange:
         self._own: dict[Subscription[Any], OwnLane] = {}
         self._own_topics = 0  # of the server itself: they count for no limit
         self._publishing: dict[Peer, set[Tally]] = {}
-        self._left: dict[tuple[int | None, str], tuple[float, tuple[str, ...]]] = {}
+        self._left: dict[tuple[int | str | None, str], tuple[float, tuple[str, ...]]] = {}
 
     def names(self) -> set[str]:
         """Every topic and pattern somebody is subscribed to."""
@@ -142,7 +143,8 @@ class Exchange:
         if tally.pending:
             self._publishing.setdefault(peer, set()).add(tally)
             timeout = posting.deadline if knows else DEFAULT_TIMEOUT
-            peer.inbox.answer(nonce, raw, self._answer_in_time(peer, tally, timeout))
+            over = partial(self._published, peer, tally)
+            peer.inbox.answer(nonce, raw, self._answer_in_time(peer, tally, timeout), over)
         elif any(subscriber.connection.blocked for subscriber in tally.peers):
             self._tasks.spawn(self._answer_settled(peer, nonce, tally))
         else:
@@ -160,11 +162,14 @@ class Exchange:
         if timeout is not None:
             part, most = ON_THE_WAY
             timeout -= min(part * timeout, most)
-        try:
-            await self._traffic.conclude(tally, timeout)
-        finally:
-            self._publishing.get(peer, set()).discard(tally)
+        await self._traffic.conclude(tally, timeout)
         return _answer(peer, tally)
+
+    def _published(self, peer: Peer, tally: Tally) -> None:
+        """Nobody waits for a publication any more, even if it was cancelled before it began to."""
+        self._publishing.get(peer, set()).discard(tally)
+        self._traffic.give_up(tally)
+        tally.let_go()
 
     def allowed(self, peer: Peer, id: int, items: int, size: int) -> None:
         """A subscription of a peer may be sent more."""
@@ -186,7 +191,8 @@ class Exchange:
             self._keep(item, value)
         tally = Tally(ack)
         self._traffic.spread(item, tally)
-        await self._traffic.conclude(tally, timeout)
+        if not self._traffic.concluded(tally):
+            await self._traffic.conclude(tally, timeout)
         return tally.receipt()
 
     def _keep(self, item: Item, value: object) -> None:
@@ -249,8 +255,10 @@ class Exchange:
     def _give_retained(self, lane: Lane, topics: Iterable[str]) -> None:
         """Give a new subscription the last values; of a group each would be given to many."""
         if lane.group is None:
-            for kept in self.retained.matching(topics):
-                self._traffic.offer(lane, Item.kept(kept))
+            names = [kept.topic for kept in self.retained.matching(topics)]
+            if names:
+                Arrears(lane, self.retained, names)
+                self._traffic.pump(lane)
 
     # Coming and going
 
@@ -291,6 +299,8 @@ def _fault(peer: Peer, topics: list[str], terms: Terms) -> str | None:
         return next(filter(None, map(topic_fault, topics)), None)
     if not terms.id:
         return "a subscription has an id"
+    if not topics:  # it would cost, and count for no limit
+        return "a subscription is to at least one topic"
     group = None if terms.group is None else topic_fault(terms.group)
     return next(filter(None, [*map(pattern_fault, topics), group]), None)
 
@@ -305,5 +315,7 @@ def _answer(peer: Peer, tally: Tally) -> dict[str, object]:
     }
 
 
-def _key(peer: Peer) -> tuple[int | None, str]:
-    return getattr(peer.credentials, "uid", None), peer.id
+def _key(peer: Peer) -> tuple[int | str | None, str]:
+    """The user, as the system names him, and the id."""
+    who = peer.credentials
+    return (None if who is None else who.uid if who.sid is None else who.sid), peer.id

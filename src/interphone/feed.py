@@ -10,10 +10,9 @@ here.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from functools import partial
-from itertools import count
 from typing import Any, NamedTuple
 
 import msgspec
@@ -80,7 +79,10 @@ class Feed:
         self._local = Subscriptions()
         self._entries: dict[Subscription[Any], _Entry] = {}
         self._by_id: dict[int, _Entry] = {}
-        self._ids = count(1)
+        self._last_id = 0
+        self._leaving: dict[asyncio.Task[Any], int] = {}  # what the server is being told of, by id
+        self._untold: dict[int, list[str]] = {}  # what it did not take
+        self._told_again: set[int] = set()
 
     # Subscribing
 
@@ -115,7 +117,9 @@ class Feed:
         account = None
         if subscription.blocks:
             account = Account(subscription.max_queue, MAX_ON_THE_WAY)
-        entry = _Entry(subscription, next(self._ids), account)
+            subscription.max_bytes = MAX_ON_THE_WAY
+        self._last_id += 1
+        entry = _Entry(subscription, self._last_id, account)
         self._local.add(subscription)
         self._entries[subscription] = self._by_id[entry.id] = entry
 
@@ -154,13 +158,46 @@ class Feed:
         return _Farewell(0 if entry is None else entry.id, removed, unwanted)
 
     async def _leave(self, peer: Peer, farewell: _Farewell) -> None:
-        verb: Callable[..., Any] = peer.protocol.unsubscribe
-        topics = farewell.unwanted
-        if _knows(peer):
-            verb, topics = partial(verb, terms=Terms(farewell.id)), farewell.removed
+        """Tell the server, at once; return when it has heard it, or after a while."""
+        topics = farewell.removed if _knows(peer) else farewell.unwanted
         if topics:
-            with suppress(InterphoneError):  # gone, or it never knew: there is nothing to end
-                await peer.ask(verb, topics, timeout=DEFAULT_TIMEOUT)
+            telling = self._tell(peer, farewell.id, topics)
+            if telling is not None:
+                await asyncio.wait([telling], timeout=DEFAULT_TIMEOUT)
+
+    def _tell(self, peer: Peer, id: int, topics: list[str]) -> asyncio.Task[Any] | None:
+        """Tell the server that a subscription has left these topics; None if that is not possible.
+
+        It is not taken back when nobody here waits any longer: publishers would wait for ever
+        for a subscription of which only the server believes that it is there.
+        """
+        verb: Callable[..., Any] = peer.protocol.unsubscribe
+        timeout: float | None = DEFAULT_TIMEOUT
+        if _knows(peer):
+            verb, timeout = partial(verb, terms=Terms(id)), None
+        try:
+            answer = peer.ask(verb, topics, timeout=timeout)
+        except InterphoneError:  # gone, or too much is asked of it
+            self._untold[id] = topics
+            return None
+        telling = self._tasks.start(answer)
+
+        def told(telling: asyncio.Task[Any]) -> None:
+            del self._leaving[telling]
+            if not telling.cancelled() and telling.exception() is not None:
+                self._untold[id] = topics
+
+        self._leaving[telling] = id
+        telling.add_done_callback(told)
+        return telling
+
+    def _tell_again(self, peer: Peer, id: int, topic: str) -> None:
+        """The server publishes for a subscription that has ended: once, tell it again."""
+        if id > self._last_id or id in self._told_again or id in self._leaving.values():
+            return
+        self._told_again.add(id)
+        if self._tell(peer, id, self._untold.pop(id, [topic])) is None:
+            self._told_again.discard(id)  # it was not told
 
     async def unsubscribe(self, topics: Iterable[str]) -> None:
         """End every subscription and handler of these topics and patterns."""
@@ -173,11 +210,16 @@ class Feed:
     async def restore(self, peer: Peer) -> None:
         """Subscribe again to everything that is wanted here, before the client is ready.
 
+        While we wait handlers may be registered, and leave: nothing is awaited after the server
+        has been told of the last one.
+
         What the server does not take is reported; it is asked again by the next connection.
 
         Raises:
             ConnectionLost: The connection is gone again.
         """
+        self._untold.clear()  # it knows of nothing yet
+        self._told_again.clear()
         if _knows(peer):
             await self._restore_each(peer)
         else:
@@ -185,19 +227,26 @@ class Feed:
 
     async def _restore_each(self, peer: Peer) -> None:
         asked: dict[_Entry, tuple[str, ...]] = {}
-        while new := [entry for entry in self._entries.values() if entry not in asked]:
-            entry = new[0]  # one by one: while we wait, handlers may be registered, and leave
-            asked[entry] = self._local.of(entry.subscription)
-            try:
-                check_result(await self._subscribe(peer, entry.subscription))
-            except ConnectionLost:
-                raise
-            except InterphoneError as exc:
-                self._report(exc)
-        for entry, topics in asked.items():
-            wanted = self._local.of(entry.subscription)
-            gone = [topic for topic in topics if topic not in wanted]
-            await self._leave(peer, _Farewell(entry.id, gone, []))
+        while True:
+            if new := next((one for one in self._entries.values() if one not in asked), None):
+                asked[new] = self._local.of(new.subscription)
+                try:
+                    check_result(await self._subscribe(peer, new.subscription))
+                except ConnectionLost:
+                    raise
+                except InterphoneError as exc:
+                    self._report(exc)
+            elif left := next((one for one in asked if self._gone(one, asked[one])), None):
+                gone = self._gone(left, asked[left])
+                asked[left] = self._local.of(left.subscription)
+                await self._leave(peer, _Farewell(left.id, gone, []))
+            else:
+                return
+
+    def _gone(self, entry: _Entry, topics: tuple[str, ...]) -> list[str]:
+        """Which of these topics the subscription has left."""
+        wanted = self._local.of(entry.subscription)
+        return [topic for topic in topics if topic not in wanted]
 
     async def _restore_names(self, peer: Peer) -> None:
         """Subscribe to names, each once.
@@ -208,16 +257,19 @@ class Feed:
         known: set[str] = set()
         unsupported: set[Subscription[Any]] = set()
         try:
-            while wanted := [
-                name for name in self._names_for(peer, unsupported) if name not in known
-            ]:
-                known.update(wanted)  # while we wait, handlers may be registered
-                if peer.protocol.isdk:
-                    await peer.ask(peer.protocol.unsubscribe, wanted, timeout=DEFAULT_TIMEOUT)
-                subscribe = peer.protocol.subscribe
-                check_result(await peer.ask(subscribe, wanted, timeout=DEFAULT_TIMEOUT))
-            if unwanted := known.difference(self._local.names()):
-                await self._leave(peer, _Farewell(0, [], sorted(unwanted)))
+            while True:
+                names = self._names_for(peer, unsupported)
+                if wanted := [name for name in names if name not in known]:
+                    known.update(wanted)
+                    if peer.protocol.isdk:
+                        await peer.ask(peer.protocol.unsubscribe, wanted, timeout=DEFAULT_TIMEOUT)
+                    subscribe = peer.protocol.subscribe
+                    check_result(await peer.ask(subscribe, wanted, timeout=DEFAULT_TIMEOUT))
+                elif unwanted := known.difference(self._local.names()):
+                    known -= unwanted
+                    await self._leave(peer, _Farewell(0, [], sorted(unwanted)))
+                else:
+                    return
         except ConnectionLost:
             raise
         except InterphoneError as exc:
@@ -266,11 +318,12 @@ class Feed:
     def _deliver_to(self, id: int, peer: Peer, topic: str, raw: msgspec.Raw, marks: Marks) -> bool:
         entry = self._by_id.get(id)
         if entry is None:  # it has just left
+            self._tell_again(peer, id, topic)
             return False
         subscription = entry.subscription
         if not self._local.wants(subscription, topic):
             if entry.account is not None:
-                self.took(subscription, len(bytes(raw)))
+                self.took(subscription, len(raw))
             return False
         subscription.put(topic, raw, peer.protocol.codec, retained=marks.retained)
         return True
@@ -278,7 +331,7 @@ class Feed:
     def missed(self, peer: Peer, id: int, count: int, topic: str) -> None:
         """A subscription missed publications, because it had no room for them in time."""
         entry = self._by_id.get(id)
-        if entry is not None:
+        if entry is not None and entry.account is not None:  # for others nobody waits
             entry.subscription.miss(topic, count)
 
     def took(self, subscription: Subscription[Any], size: int) -> None:

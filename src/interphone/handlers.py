@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
@@ -32,8 +33,10 @@ __all__ = [
     "Place",
     "Tasks",
     "check_host",
+    "handling",
     "log_error",
     "log_raised",
+    "set_handling",
 ]
 
 logger = logging.getLogger("interphone")
@@ -46,6 +49,23 @@ Place = Literal["loop", "thread", "inline", "host"]
 loop's own thread, which must not block, or a function in the thread of the host (`Poll`)."""
 
 MAX_WORKERS = 32
+
+
+_handling: ContextVar[asyncio.Task[Any] | None] = ContextVar("interphone_handling", default=None)
+
+
+def set_handling(task: asyncio.Task[Any] | None) -> None:
+    """Note that this task, and what it starts, is a handler's."""
+    _handling.set(task)
+
+
+def handling() -> asyncio.Task[Any] | None:
+    """The task of the handler that this is called from, also by a task it has started itself.
+
+    ``wait_for`` and ``gather`` run what they are given in tasks of their own.
+    """
+    task = _handling.get()
+    return asyncio.current_task() if task is None or task.done() else task
 
 
 def log_error(error: Exception, where: object) -> None:
@@ -113,8 +133,13 @@ class Tasks:
             self._farewells.add(task)
             task.add_done_callback(self._farewells.discard)
 
-    async def in_thread(self, function: Callable[..., R], *args: Any) -> R:
-        """Run a function in a worker thread, in a copy of this context."""
+    async def in_thread(
+        self, function: Callable[..., R], *args: Any, ended: Callable[[], None] | None = None
+    ) -> R:
+        """Run a function in a worker thread, in a copy of this context.
+
+        `ended` is called when it has ended there, or never begins: a thread is not cancelled.
+        """
         if self._pool is None:
             self._pool = ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="interphone")
         context = contextvars.copy_context()
@@ -125,7 +150,38 @@ class Tasks:
             except StopIteration as exc:  # a Future cannot hold it
                 raise RuntimeError("the handler raised StopIteration") from exc
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        loop, running = asyncio.get_running_loop(), self._pool.submit(call)
+        if ended is not None:
+
+            def tell(_: object) -> None:
+                with suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(ended)
+
+            running.add_done_callback(tell)
+        return await asyncio.wrap_future(running)
+
+    async def alone(self, function: Callable[[], R]) -> R:
+        """Run a function in a thread of its own: one that may take as long as a stream."""
+        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+        answer: asyncio.Future[Any] = loop.create_future()
+
+        def run() -> None:
+            try:
+                result = context.run(function)
+            except StopIteration:  # a Future cannot hold it
+                tell(_fail, RuntimeError("the handler raised StopIteration"))
+            except BaseException as exc:
+                tell(_fail, exc)
+            else:
+                tell(_settle, result)
+
+        def tell(how: Callable[..., None], what: object) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+                loop.call_soon_threadsafe(how, answer, what)
+
+        Thread(target=run, name="interphone stream", daemon=True).start()
+        result: R = await answer
+        return result
 
     async def in_own_thread(
         self, function: Callable[[], Generator[Any, Any, Any]]
@@ -187,7 +243,8 @@ class Tasks:
 
     async def close(self, grace: float) -> None:
         """Give what runs `grace` seconds to end, then cancel it; end the threads."""
-        running = self._tasks - {asyncio.current_task()}
+        mine = {asyncio.current_task(), handling()}
+        running = self._tasks - mine
         if running and grace > 0:
             try:
                 await asyncio.wait(running, timeout=grace)
@@ -195,14 +252,14 @@ class Tasks:
                 for task in running:
                     task.cancel()
                 raise
-        while running := self._tasks - {asyncio.current_task()}:
+        while running := self._tasks - mine:
             for task in running:
                 task.cancel()
             _, stubborn = await asyncio.wait(running, timeout=1)
             if stubborn:
                 logger.warning("%d handlers ignore that they are cancelled", len(stubborn))
                 break
-        while farewells := self._farewells - {asyncio.current_task()}:
+        while farewells := self._farewells - mine:
             await asyncio.wait(farewells)
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)

@@ -14,15 +14,16 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from inspect import iscoroutine
+from time import monotonic
 from typing import Any, NamedTuple
 
 import msgspec
 
-from .calls import Calls, NotTaken, Report
+from .calls import Calls, NotTaken, Prepared, Report
 from .connection import Connection
 from .deadlines import set_deadline
 from .errors import ConnectionLost, MessageTooBig, PayloadError
-from .handlers import PASS, Handler, Handlers
+from .handlers import PASS, Handler, Handlers, set_handling
 from .host import HostBusy
 from .protocol.events import Nonce, Options
 from .protocol.messages import Failure, failure_of
@@ -39,6 +40,7 @@ class _Deferred(NamedTuple):
     nonce: Nonce  # of a request; None for a message
     raw: msgspec.Raw
     handle: Callable[[], None]
+    credited: bool  # one of us has been told how many of it fit
 
 
 class Inbox:
@@ -57,7 +59,7 @@ class Inbox:
         told: tuple[object, ...],
         report: Callable[[Exception], None],
         raised: Callable[[Exception], None],
-        make_call: Callable[[Report | None], object],
+        make_call: Callable[[Report | None, float | None], object],
     ) -> None:
         self.calls = Calls(session, handlers, make_call)
         self.inflight = 0
@@ -76,6 +78,7 @@ class Inbox:
         self._idle: asyncio.Future[None] | None = None  # done at so many under way:
         self._idle_at = 0
         self._closer: asyncio.Task[Any] | None = None
+        self._finishing = False  # it is being closed
         self._deferring: set[str] = set()  # why nothing is handled
         self._deferred: list[_Deferred] = []
 
@@ -104,18 +107,41 @@ class Inbox:
         """Take one reason back; after the last one handle what was kept, in order."""
         self._deferring.discard(why)
         while self._deferred and not self._deferring:  # a handler may pause again
-            nonce, raw, handle = self._deferred.pop(0)
-            self._let_go(raw, credited=nonce is not None)
-            handle()
+            deferred = self._deferred.pop(0)
+            self._let_go(deferred.raw, credited=deferred.credited)
+            deferred.handle()
 
-    def _defer(self, nonce: Nonce, raw: msgspec.Raw, handle: Callable[[], None]) -> None:
-        self._deferred.append(_Deferred(nonce, raw, handle))
-        self._take_on(raw, credited=nonce is not None)
+    def lost(self) -> None:
+        """The connection is gone. What waits for the end of a pause will not be handled."""
+        if "paused" in self._deferring:
+            self._turn_away()
+        self.abandon()
+
+    def _defer(
+        self, nonce: Nonce, raw: msgspec.Raw, handle: Callable[[], None], *, credited: bool
+    ) -> None:
+        self._deferred.append(_Deferred(nonce, raw, handle, credited))
+        self._take_on(raw, credited=credited)
+
+    def _defer_asked(
+        self, handle: Callable[..., None], nonce: Nonce, raw: msgspec.Raw, options: Options
+    ) -> None:
+        """Handle a request after a pause, which takes of the time that its asker waits."""
+        now = asyncio.get_running_loop().time
+        came = now()
+
+        def handle_later() -> None:
+            left = options
+            if options.deadline is not None:
+                left = msgspec.structs.replace(options, deadline=options.deadline - (now() - came))
+            handle(nonce, raw, left)
+
+        self._defer(nonce, raw, handle_later, credited=True)
 
     def in_turn(self, handle: Callable[..., None], nonce: Nonce, *facts: Any) -> None:
         """Have a request of the library's handled, now or after a pause."""
         if self._deferring:
-            self._defer(nonce, ABSENT, partial(handle, nonce, *facts))
+            self._defer(nonce, ABSENT, partial(handle, nonce, *facts), credited=False)
         else:
             handle(nonce, *facts)
 
@@ -123,8 +149,10 @@ class Inbox:
 
     def on_message(self, raw: msgspec.Raw) -> None:
         """Handle a message now, or after those that came before it."""
-        if self._deferring:
-            self._defer(None, raw, partial(self.on_message, raw))
+        if self._deferring and self._finishing:
+            self.unheard += 1
+        elif self._deferring:
+            self._defer(None, raw, partial(self.on_message, raw), credited=False)
         elif self._takes_envelopes and (id := cancelled(self._codec, raw)) is not None:
             self._cancel_of_node(id)
         elif not self._handlers.on_message:
@@ -163,6 +191,7 @@ class Inbox:
     async def _read(self, waiting: list[Any], raw: msgspec.Raw) -> None:
         """Await the handlers of one message, then handle all that queued up meanwhile."""
         self._reader = asyncio.current_task()  # an eager task runs before it is returned
+        set_handling(self._reader)
         while True:
             for coroutine in waiting:
                 await self._handlers.on_message.guard(coroutine, self._told)
@@ -186,31 +215,67 @@ class Inbox:
         """Have a request answered."""
         chain = self._handlers.on_request.handlers
         if self._deferring:
-            self._defer(nonce, raw, partial(self.on_request, nonce, raw, options))
+            self._defer_asked(self.on_request, nonce, raw, options)
         elif self._takes_envelopes and (envelope := enveloped(self._codec, raw)):
-            work = self.calls.answer_envelope(envelope)
-            self._answer_later(nonce, raw, work, None, envelope=envelope)
+            self._run_method(nonce, raw, None, envelope, self.calls.prepare_envelope, envelope)
         elif not (chain and chain[0].inline and self._answer_inline(nonce, raw, chain[0])):
             self._answer_later(nonce, raw, self._ask_handlers(raw), options.deadline)
 
     def on_call(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
         """Have a method answer."""
         if self._deferring:
-            self._defer(nonce, raw, partial(self.on_call, nonce, raw, options))
+            self._defer_asked(self.on_call, nonce, raw, options)
         else:
-            work = self.calls.answer(nonce, raw, options)
-            self._answer_later(nonce, raw, work, options.deadline)
+            prepare = self.calls.prepare
+            self._run_method(nonce, raw, options.deadline, None, prepare, nonce, raw, options)
 
     def on_open(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
         """Have a method answer piece by piece."""
         if self._deferring:
-            self._defer(nonce, raw, partial(self.on_open, nonce, raw, options))
+            self._defer_asked(self.on_open, nonce, raw, options)
         else:
-            self._answer_later(nonce, raw, self.calls.stream(nonce, raw), options.deadline)
+            work = self.calls.stream(nonce, raw, options)
+            self._answer_later(nonce, raw, work, options.deadline)
 
-    def answer(self, nonce: Nonce, raw: msgspec.Raw, work: Coroutine[Any, Any, object]) -> None:
-        """Answer a request with what `work` returns, which is cancelled when nobody waits."""
-        self._answer_later(nonce, raw, work, None)
+    def _run_method(
+        self,
+        nonce: Nonce,
+        raw: msgspec.Raw,
+        deadline: float | None,
+        envelope: Envelope | None,
+        prepare: Callable[..., Prepared],
+        *asked: Any,
+    ) -> None:
+        """Have a method answer: at once if it is inline, else in a task."""
+        try:
+            prepared = prepare(*asked)
+            if not prepared.inline:
+                work = self.calls.run(prepared)
+                self._answer_later(nonce, raw, work, deadline, envelope=envelope)
+                return
+            result = self.calls.run_inline(prepared)
+        except NotTaken as exc:
+            self.fail(nonce, exc.failure, exc.error, envelope=envelope)
+        except BaseException as exc:
+            self._explain(nonce, exc, envelope)
+        else:
+            if iscoroutine(result):
+                self._answer_later(nonce, raw, result, deadline, envelope=envelope)
+            else:
+                self.respond(nonce, envelope.result(result) if envelope else result)
+
+    def answer(
+        self,
+        nonce: Nonce,
+        raw: msgspec.Raw,
+        work: Coroutine[Any, Any, object],
+        over: Callable[[], None],
+    ) -> None:
+        """Answer a request with what `work` returns, which is cancelled when nobody waits.
+
+        `over` is called at its end, however that comes, also if `work` never began.
+        """
+        self._answer_later(nonce, raw, work, None, over=over)
 
     def on_cancelled(self, nonce: Nonce) -> None:
         """Nobody waits for this answer any more; an answer that is gone already is fine."""
@@ -221,7 +286,7 @@ class Inbox:
         for deferred in self._deferred:
             if deferred.nonce == nonce is not None:
                 self._deferred.remove(deferred)
-                self._let_go(deferred.raw, credited=True)
+                self._let_go(deferred.raw, credited=deferred.credited)
                 self._session.fail(nonce, CANCELLED)
                 self._flush()
                 return
@@ -241,7 +306,7 @@ class Inbox:
     def _answer_inline(self, nonce: Nonce, raw: msgspec.Raw, handler: Handler) -> bool:
         """Ask the first handler without a task; False if its payload cannot be decoded."""
         try:
-            data = self._codec.decode(raw) if raw else None
+            data = self._session.codec.decode(raw) if raw else None
         except PayloadError:
             return False  # the long way says why
         try:
@@ -264,10 +329,12 @@ class Inbox:
         *,
         envelope: Envelope | None = None,
         loose: object = None,
+        over: Callable[[], None] | None = None,
     ) -> None:
         """Answer in a task with what `work` returns; `loose` is a coroutine it will await."""
         self._take_on(raw, credited=True)
-        answer = self._handlers.tasks.start(self._answer(nonce, work, deadline, envelope))
+        until = None if deadline is None else monotonic() + deadline
+        answer = self._handlers.tasks.start(self._answer(nonce, work, until, envelope))
 
         def ended(task: asyncio.Task[None]) -> None:
             task.cancelled() or task.exception()  # a KeyboardInterrupt ends the program anyway
@@ -279,6 +346,8 @@ class Inbox:
             for coroutine in (work, loose):
                 if iscoroutine(coroutine):
                     coroutine.close()  # it may have been cancelled before its first step
+            if over is not None:
+                over()
 
         if answer.done():
             ended(answer)
@@ -290,15 +359,15 @@ class Inbox:
         self,
         nonce: Nonce,
         work: Coroutine[Any, Any, object],
-        deadline: float | None,
+        until: float | None,
         envelope: Envelope | None,
     ) -> None:
         """Answer: with a result or with why there is none."""
         task = asyncio.current_task()
         assert task is not None  # it runs in one
+        set_handling(task)
         self._answers[task] = nonce, envelope  # an eager one runs before it is returned
-        if deadline is not None:
-            set_deadline(deadline, asyncio.get_running_loop().time)
+        deadline = set_deadline(until)  # also where there is none: a context may have another
         try:
             result = await work
         except NotTaken as exc:
@@ -316,6 +385,8 @@ class Inbox:
                 with suppress(ConnectionLost):  # then the answer is dropped, and counted
                     await self._connection.writable()
             self.respond(nonce, envelope.result(result) if envelope else result)
+        finally:
+            deadline.end()
 
     async def _ask_handlers(self, raw: msgspec.Raw, first: object = None) -> object:
         """Ask the chain; `first` is what its first handler returned, if it was asked."""
@@ -338,8 +409,9 @@ class Inbox:
 
     def respond(self, nonce: Nonce, result: object) -> None:
         """Answer a request."""
+        session = self._session
         try:
-            self._session.respond(nonce, self._codec.encode(result))
+            session.respond(nonce, session.codec.encode(result))
         except (PayloadError, MessageTooBig) as exc:
             self.fail(nonce, failure_of(exc), exc)
         else:
@@ -420,6 +492,7 @@ class Inbox:
 
         A handler that closes its own peer would wait for itself: it is left alone.
         """
+        self._finishing = True
         self._turn_away()
         self._closer = besides
         self._idle_at = int(besides in self._answers or (self._reader is besides is not None))
@@ -436,12 +509,12 @@ class Inbox:
     def _turn_away(self) -> None:
         """What waits for the end of a pause will not be handled any more."""
         deferred, self._deferred = self._deferred, []
-        for nonce, raw, _ in deferred:
-            self._let_go(raw, credited=nonce is not None)
-            if nonce is None:
+        for each in deferred:
+            self._let_go(each.raw, credited=each.credited)
+            if each.nonce is None:
                 self.unheard += 1
             else:
-                self._session.fail(nonce, Failure("closing", "the peer is closing"))
+                self._session.fail(each.nonce, Failure("closing", "the peer is closing"))
 
     def abandon(self) -> None:
         """Nobody waits for the answers any more. Whoever ended the connection goes on."""

@@ -5,8 +5,10 @@ Node client, and an older one of ours, does not tell its subscriptions apart: it
 lane for all of them.
 
 A subscription with ``overflow="block"`` lets publishers wait. What waits for it is
-`Parked` in its lane, in order, until there is room, or its publisher gives up. What becomes
-of one publication at all its subscribers is added up in a `Tally`.
+`Parked` in its lane, in order, until there is room, or its publisher gives up. Last values,
+for which no publisher waits, stay where they are kept until then: only their names are
+parked, as `Arrears`. What becomes of one publication at all its subscribers is added up in
+a `Tally`.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ import msgspec
 from .peer import Peer
 from .protocol.allowance import Allowance
 from .protocol.payload import Codec, Json, MessagePack
-from .protocol.retained import Kept
+from .protocol.retained import Kept, Retained
 from .protocol.session import Session
 from .protocol.shapes import Ack, Marks
 from .subscription import Receipt, Subscription
 
-__all__ = ["LOCAL", "Item", "Lane", "OwnLane", "Parked", "PeerLane", "Tally"]
+__all__ = ["LOCAL", "Arrears", "Item", "Lane", "OwnLane", "Parked", "PeerLane", "Tally"]
 
 LOCAL = Json(lenient=True)
 """How publications are kept for subscribers of this very process."""
@@ -87,7 +89,7 @@ class Item:
     @classmethod
     def kept(cls, kept: Kept) -> Item:
         """The last value of a topic."""
-        topic, raw, codec = kept
+        topic, raw, codec, _ = kept
         return cls(topic, raw, codec, _translation(raw, codec), retained=True)
 
     def value(self, session: Session) -> bytes | msgspec.Raw:
@@ -137,7 +139,7 @@ class PeerLane:
         self.id = id
         self.group = group
         self.allowance = allowance
-        self.parked: dict[Parked, None] = {}
+        self.parked: dict[Parked | Arrears, None] = {}
         self.used = 0
         self._missed: tuple[int, str] | None = None
 
@@ -179,7 +181,7 @@ class OwnLane:
     def __init__(self, subscription: Subscription[Any]) -> None:
         self.subscription = subscription
         self.group = subscription.group
-        self.parked: dict[Parked, None] = {}
+        self.parked: dict[Parked | Arrears, None] = {}
         self.used = 0
 
     @property
@@ -190,13 +192,13 @@ class OwnLane:
     def must_wait(self, item: Item) -> bool:
         """Whether publishers have to wait for it."""
         subscription = self.subscription
-        return subscription.blocks and self.open and not subscription.room(len(bytes(item.raw)))
+        return subscription.blocks and self.open and not subscription.room(len(item.raw))
 
     def reluctance(self, item: Item) -> int:
         """As that of `PeerLane`; 3: full, and something would be lost."""
         if self.parked or self.must_wait(item):
             return 2
-        return 0 if self.subscription.room(len(bytes(item.raw))) else 3
+        return 0 if self.subscription.room(len(item.raw)) else 3
 
     def put(self, item: Item) -> bool:
         """Give it a publication; False if that is lost."""
@@ -216,17 +218,16 @@ class Parked:
     Attributes:
         item: It.
         lanes: Where it waits.
-        tally: Who waits for it; None: nobody, it is a last value.
+        tally: Who waits for it.
     """
 
-    def __init__(self, item: Item, lanes: list[Lane], tally: Tally | None) -> None:
+    def __init__(self, item: Item, lanes: list[Lane], tally: Tally) -> None:
         self.item = item
         self.lanes = dict.fromkeys(lanes)
         self.tally = tally
         for lane in lanes:
             lane.parked[self] = None
-        if tally is not None:
-            tally.waiting[self] = None
+        tally.waiting[self] = None
 
     def withdraw_from(self, lane: Lane) -> None:
         """Do not wait for this lane any more."""
@@ -238,6 +239,44 @@ class Parked:
         for lane in self.lanes:
             del lane.parked[self]
         self.lanes.clear()
+
+
+class Arrears:
+    """Last values that a lane is to be given when it has room.
+
+    One that is forgotten meanwhile, or has a successor, is not given: its successor was
+    published to the lane as to every other.
+
+    Args:
+        names: Their topics, in order.
+    """
+
+    def __init__(self, lane: Lane, retained: Retained, names: list[str]) -> None:
+        self._retained = retained
+        self._before = retained.count
+        self._names = names[::-1]
+        lane.parked[self] = None
+
+    def __len__(self) -> int:
+        """How many are left, at most."""
+        return len(self._names)
+
+    def first(self) -> Item | None:
+        """The next one; None if none is left."""
+        while self._names:
+            kept = self._retained.get(self._names[-1], self._before)
+            if kept is not None:
+                return Item.kept(kept)
+            self._names.pop()
+        return None
+
+    def drop_first(self) -> None:
+        """The next one is given now."""
+        self._names.pop()
+
+    def keep(self, wanted: Callable[[str], bool]) -> None:
+        """Only these topics are still wanted."""
+        self._names = [name for name in self._names if wanted(name)]
 
 
 class Tally:
@@ -294,12 +333,13 @@ class Tally:
         """Wait until it has left to every peer, or never will, so many seconds at most."""
         if not self._departures:
             return
-        try:
-            done, _ = await asyncio.wait(self._departures, timeout=timeout)
-            self._delivered += sum(self._departures[left] for left in done if left.result())
-        finally:
-            for departure in self._departures:
-                departure.cancel()
+        done, _ = await asyncio.wait(self._departures, timeout=timeout)
+        self._delivered += sum(self._departures[left] for left in done if left.result())
+
+    def let_go(self) -> None:
+        """Do not wait for departures any more."""
+        for departure in self._departures:
+            departure.cancel()
 
     def receipt(self) -> Receipt:
         """The numbers."""

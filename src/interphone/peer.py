@@ -15,7 +15,7 @@ from collections.abc import (
     Sequence,
 )
 from functools import partial
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
 import msgspec
@@ -24,7 +24,7 @@ from .asking import Items, Within, open_named
 from .calls import Report
 from .connection import Connection
 from .contracts import Contract, as_named
-from .deadlines import current_deadline, shrunk
+from .deadlines import shrunk
 from .errors import (
     ConnectionClosed,
     ConnectionLost,
@@ -33,7 +33,7 @@ from .errors import (
     RequestTimeout,
     Unsupported,
 )
-from .handlers import Handlers
+from .handlers import Handlers, handling
 from .inbox import Inbox
 from .limits import DEFAULT_TIMEOUT
 from .protocol.events import Counts, Nonce, Reactions
@@ -120,7 +120,7 @@ class Peer:
             input=self.inbox.calls.on_input,
             demanded=_more,
             progress=self._on_progress,
-            forget=partial(events.forget, self),
+            forget=partial(self.inbox.in_turn, partial(events.forget, self)),
             allowed=partial(events.allowed, self),
             missed=partial(events.missed, self),
         )
@@ -234,15 +234,14 @@ class Peer:
         """
         if self._session.isdk:
             _check_for_isdk(data)
-        timeout = shrunk(timeout, self._loop.time)
-        payload = await self.ready_to_send(data, timeout)
+        timeout = shrunk(timeout)
+        self.connection.check_caller()
+        payload = self._session.codec.encode(data)
+        if self.connection.crowded():
+            timeout = await self._wait_for_room(timeout)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         nonce = self._session.request(payload, answer, now=self._loop.time(), timeout=timeout)
-        try:
-            raw = await self._answer_to(nonce, answer)
-        except RemoteError as exc:
-            raise self._own(exc) from None
-        return self._result(raw, returns)
+        return self._result(await self._answer_to(nonce, answer), returns)
 
     def _own(self, error: RemoteError) -> Exception:
         """What a handler at the other end raised, as itself if it is declared here."""
@@ -256,6 +255,7 @@ class Peer:
     async def call(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -267,6 +267,7 @@ class Peer:
     async def call(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -275,8 +276,8 @@ class Peer:
         on_progress: Callable[[Any], object] | None = ...,
     ) -> Any: ...
     @overload
-    async def call(self, method: Contract[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
-    async def call(self, method: Any, *params: Any, **kwargs: Any) -> Any:
+    async def call(self, method: Contract[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def call(self, method: Any, /, *params: Any, **kwargs: Any) -> Any:
         """Ask the peer to run a method, and wait for what it returns.
 
             total = await peer.call("add", 1, 2, returns=int)
@@ -318,46 +319,56 @@ class Peer:
     ) -> Any:
         """As `call`, with everything in its place; for a Client and `Within`."""
         if items is not None:
-            opened = self.stream(method, *params, named=named, items=items, timeout=timeout)
-            async with opened as stream:
-                return await stream.result(returns=returns)
-        payload, timeout = await self._ready_to_call(method, params, named, timeout)
+            begin = partial(self.open_stream, method, params, named, timeout)
+            progress = on_progress is not None
+            stream: Stream[Any] = Stream(begin, items=items, progress=progress)
+            return await self._result_of(stream, returns, on_progress)
+        timeout = shrunk(timeout)
+        payload = self._call_payload(method, params, named)
+        if self.connection.crowded():
+            timeout = await self._wait_for_room(timeout)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         progress = on_progress is not None and "progress" in self._session.can
         nonce = self._session.call(
             payload, answer, now=self._loop.time(), timeout=timeout, progress=progress
         )
-        if on_progress is not None:
-            self._listeners[answer] = on_progress
+        if on_progress is None:
+            return self._result(await self._answer_to(nonce, answer), returns)
+        self._listeners[answer] = on_progress
         try:
-            raw = await self._answer_to(nonce, answer)
-        except RemoteError as exc:
-            raise self._own(exc) from None
+            return self._result(await self._answer_to(nonce, answer), returns)
         finally:
-            if on_progress is not None:
-                del self._listeners[answer]
-        return self._result(raw, returns)
+            del self._listeners[answer]
 
-    async def _ready_to_call(
-        self,
-        method: str,
-        params: Sequence[object],
-        named: Mapping[str, object] | None,
-        timeout: float | None,
-    ) -> tuple[bytes, float | None]:
-        """Return the payload of a call, once there is room to send it, and how long it may take."""
+    async def _result_of(
+        self, stream: Stream[Any], returns: Any, listener: Callable[[Any], object] | None
+    ) -> Any:
+        """Send a method what it reads, and return what it returns."""
+        if listener is not None:
+            self._listeners[stream] = listener
+        try:
+            async with stream:
+                return await stream.result(returns=returns)
+        finally:
+            self._listeners.pop(stream, None)
+
+    def _call_payload(
+        self, method: str, params: Sequence[object], named: Mapping[str, object] | None
+    ) -> bytes:
         if not self._session.interphone:
             raise Unsupported("a Node end has no methods: ask it by a request")
+        self.connection.check_caller()
         asked: dict[str, object] = {"method": method, "params": params}
         if named:
             asked["named"] = named
-        timeout = shrunk(timeout, self._loop.time)
-        return await self.ready_to_send(asked, timeout), timeout
+        payload: bytes = self._session.codec.encode(asked)
+        return payload
 
     @overload
     def stream(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -369,6 +380,7 @@ class Peer:
     def stream(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -378,9 +390,9 @@ class Peer:
     ) -> Stream[Any]: ...
     @overload
     def stream(
-        self, method: Contract[P, AsyncIterator[T]], *args: P.args, **kwargs: P.kwargs
+        self, method: Contract[P, AsyncIterator[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Stream[T]: ...
-    def stream(self, method: Any, *params: Any, **kwargs: Any) -> Stream[Any]:
+    def stream(self, method: Any, /, *params: Any, **kwargs: Any) -> Stream[Any]:
         """Call a method that answers, or is asked, piece by piece; see `Stream`.
 
             async with peer.stream("primes.below", 100, of=int) as primes:
@@ -407,11 +419,17 @@ class Peer:
         stream: Stream[Any],
     ) -> tuple[Line, Nonce]:
         """Ask for a stream, at once; for a `Stream`, a Client and `Within`."""
-        payload, timeout = await self._ready_to_call(method, params, named, timeout)
+        timeout = shrunk(timeout)
+        payload = self._call_payload(method, params, named)
         if "streams" not in self._session.can:
             raise Unsupported("the other end is of a version without streams")
+        if self.connection.crowded():
+            timeout = await self._wait_for_room(timeout)
         session, now = self._session, self._loop.time()
-        nonce = session.open_stream(payload, stream, window=stream.window, now=now, timeout=timeout)
+        progress = stream.progress and "progress" in session.can
+        nonce = session.open_stream(
+            payload, stream, window=stream.window, now=now, timeout=timeout, progress=progress
+        )
         return Line(session, self.connection), nonce
 
     def within(
@@ -468,7 +486,7 @@ class Peer:
         Cancelling is safe: the connection is then ended at once.
         """
         self.connection.check_caller()
-        me = asyncio.current_task()
+        me = handling()
         return await self.close_besides(me, reason, grace=grace, reconnect=reconnect)
 
     async def close_besides(
@@ -503,23 +521,37 @@ class Peer:
         self.connection.check_caller()
         payload: bytes = self._session.codec.encode(data)
         if self.connection.crowded():
-            try:
-                async with asyncio.timeout(timeout):
-                    await self.connection.writable()
-            except TimeoutError:
-                assert timeout is not None
-                raise RequestTimeout(timeout, delivery="not_sent") from None
+            await self._wait_for_room(timeout)
         return payload
 
-    async def _answer_to(self, nonce: Nonce, answer: asyncio.Future[msgspec.Raw]) -> msgspec.Raw:
-        self.connection.flush_soon()
-        self.connection.arm()
+    async def _wait_for_room(self, timeout: float | None) -> float | None:
+        """Wait until something can be sent; return what is left of the timeout."""
+        started = perf_counter()
+        try:
+            async with asyncio.timeout(timeout):
+                await self.connection.writable()
+        except TimeoutError:
+            assert timeout is not None
+            raise RequestTimeout(timeout, delivery="not_sent") from None
+        return None if timeout is None else max(0.0, timeout - (perf_counter() - started))
+
+    async def _answer_to(
+        self, nonce: Nonce, answer: asyncio.Future[msgspec.Raw], *, of_handler: bool = True
+    ) -> msgspec.Raw:
+        """Wait for the answer; what a handler raised is raised as itself if it is declared here."""
+        connection = self.connection
+        connection.flush_soon()
+        connection.arm()
         try:
             return await answer
         except asyncio.CancelledError:
             self._session.forget(nonce)
             self.connection.flush_soon()
             raise
+        except RemoteError as exc:
+            if not of_handler:
+                raise
+            raise self._own(exc) from None
 
     def ask(
         self, verb: Callable[..., Nonce], *args: Any, timeout: float | None
@@ -532,7 +564,7 @@ class Peer:
         return self._decoded(nonce, answer)
 
     async def _decoded(self, nonce: Nonce, answer: asyncio.Future[msgspec.Raw]) -> Any:
-        raw = await self._answer_to(nonce, answer)
+        raw = await self._answer_to(nonce, answer, of_handler=False)
         return self._session.codec.decode(raw) if raw else None
 
     # Tokens are Futures and Streams, and the like, which a connection may bring along.
@@ -563,7 +595,7 @@ class Peer:
         self._events.report(self, error)
 
     def _on_lost(self, error: InterphoneError) -> None:
-        self.inbox.abandon()
+        self.inbox.lost()
         self._events.lost(self, error)
 
 
@@ -577,11 +609,18 @@ class Call:
     Attributes:
         peer: Who calls.
         deadline: When the caller stops waiting, in the loop's time; None: never.
+        until: The same by `time.monotonic`, for other threads.
     """
 
-    def __init__(self, peer: Peer, report: Report | None = None) -> None:
+    def __init__(
+        self, peer: Peer, report: Report | None = None, seconds: float | None = None
+    ) -> None:
         self.peer = peer
-        self.deadline = current_deadline()
+        self.deadline: float | None = None
+        self.until: float | None = None
+        if seconds is not None:
+            self.deadline = asyncio.get_running_loop().time() + seconds
+            self.until = monotonic() + seconds
         self._report = report
 
     async def progress(self, value: object) -> None:

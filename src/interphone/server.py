@@ -21,9 +21,10 @@ from .errors import (
     LocalProtocolError,
 )
 from .exchange import Exchange
-from .handlers import Chain, Handlers, Tasks, log_error, log_raised
+from .handlers import Chain, Handlers, Tasks, handling, log_error, log_raised
 from .hooks import Hook
 from .host import Poll
+from .inspector import Inspector
 from .introspection import Introspection, Sources
 from .limits import Limits
 from .methods import Methods
@@ -191,7 +192,11 @@ class Server:
             self._handlers,
             self.limits,
         )
-        self._handlers.builtins = self._introspection.methods
+        self._inspector = Inspector(self._peers.values, self._handlers)
+        self._handlers.builtins = {
+            **self._introspection.methods,
+            self._inspector.method.name: self._inspector.method,
+        }
         self._events = PeerEvents(
             made=self._made,
             hello=self._admission.asked,
@@ -284,9 +289,10 @@ class Server:
         self._closing = loop.create_future()
         until = loop.time() + grace
         self._listener.close()
+        self._inspector.close()
         try:
             self._abort_all(reason, but=self._peers.values())
-            me = asyncio.current_task()
+            me = handling()
             goodbyes = (
                 peer.close_besides(me, reason, grace=grace, reconnect=allow_reconnect)
                 for peer in self._peers.values()
@@ -367,12 +373,14 @@ class Server:
         self._exchange.welcome_back(peer)
         if self._paused:
             peer.pause()
+        self._inspector.came(peer)
         self.on_connect.fire(peer, peer.payload)
 
     def _lost(self, peer: Peer, error: InterphoneError) -> None:
         """A connection ended."""
         self._admission.left(peer)
         self._introspection.left(peer)
+        self._inspector.left(peer)
         remember = not peer.interphone and not isinstance(error, ConnectionClosed)
         self._exchange.drop(peer, remember=remember)
         if self._peers.get(peer.id) is peer:

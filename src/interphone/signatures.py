@@ -163,6 +163,8 @@ def _item_type(annotation: Any, of: tuple[type, ...]) -> Any:
     if origin not in of:
         return None
     item = (*typing.get_args(annotation), Any)[0]
+    if item is None:  # as in AsyncIterator[None]
+        return type(None)
     return Any if item is object else item
 
 

@@ -20,6 +20,7 @@ import msgspec
 
 from .connection import Connection
 from .errors import LocalProtocolError, StreamClosed
+from .hooks import being_cancelled
 from .protocol.credit import MAX_WINDOW, UNIT
 from .protocol.events import Nonce
 from .protocol.payload import Codec
@@ -32,7 +33,7 @@ T = TypeVar("T")
 WINDOW = 256
 """Credit of one direction of a stream unless told otherwise: items, or 1 KiB of them each."""
 
-BURST = 16
+BURST = 8
 """Items (or KiB) that one stream sends or reads before others have a turn: calls, other streams."""
 
 
@@ -49,12 +50,17 @@ class Source(Generic[T]):
         codec: How items are written.
         of: Type of the items.
         taken: Hears of the size of each item that is taken, so that it can be paid for.
+        connection: What they come over.
     """
 
-    def __init__(self, codec: Codec, of: Any, taken: Callable[[int], None]) -> None:
+    def __init__(
+        self, codec: Codec, of: Any, taken: Callable[[int], None], connection: Connection
+    ) -> None:
         self._codec = codec
         self._of = of
         self._taken = taken
+        self._connection = connection
+        self._discarded = False
         self._queue: deque[msgspec.Raw] = deque()
         self._burst = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -68,7 +74,10 @@ class Source(Generic[T]):
 
     def put(self, raw: msgspec.Raw) -> None:
         """An item came."""
+        if self._discarded:
+            return
         self._queue.append(raw)
+        self._connection.keep(len(raw))
         self._notify()
 
     def finish(self, error: Exception | None = None) -> None:
@@ -79,6 +88,8 @@ class Source(Generic[T]):
 
     def discard(self, error: Exception | None = None) -> None:
         """Nobody shall take what has come; whoever waits is told, with an error if there is one."""
+        self._discarded = True
+        self._connection.keep(-sum(map(len, self._queue)))
         self._queue.clear()
         self.finish(error)
 
@@ -97,6 +108,7 @@ class Source(Generic[T]):
             await self.wait()
         raw = self._queue.popleft()
         self._burst += 1 + len(raw) // UNIT
+        self._connection.keep(-len(raw))
         self._taken(len(raw))
         item: T = self._codec.decode(raw, self._of)
         return item
@@ -211,6 +223,7 @@ class Stream(Generic[T]):
     `items`; what it returns besides is `result`. Leaving ``async with`` early cancels it.
 
     Attributes:
+        progress: Whether it asks to hear of progress; for `call`.
         window: Credit the other end has: so many items, or 1 KiB of them each, come ahead.
     """
 
@@ -221,8 +234,10 @@ class Stream(Generic[T]):
         of: Any = Any,
         items: AsyncIterable[object] | Iterable[object] | None = None,
         window: int = WINDOW,
+        progress: bool = False,
     ) -> None:
         check_window(window)
+        self.progress = progress
         self.window = window
         self._ask = ask
         self._of = of
@@ -258,7 +273,7 @@ class Stream(Generic[T]):
             streams.taken(nonce, size)
             connection.flush_soon()
 
-        self._source = Source(session.codec, self._of, taken)
+        self._source = Source(session.codec, self._of, taken, connection)
         self._sink = Sink(
             connection, session.codec, lambda payload: streams.question(nonce, payload)
         )
@@ -377,11 +392,21 @@ class Stream(Generic[T]):
             self._finish()
         except StreamClosed:
             pass  # the method has had enough
+        except asyncio.CancelledError:
+            if being_cancelled():
+                raise
+            self._break(RuntimeError("what was to be sent was cancelled by somebody else"))
         except Exception as exc:
             self._break(exc)
         finally:
-            if isinstance(items, AsyncGenerator):
+            await self._leave(items)
+
+    async def _leave(self, items: AsyncIterable[object] | Iterable[object]) -> None:
+        if isinstance(items, AsyncGenerator):
+            try:
                 await items.aclose()
+            except Exception as exc:
+                self._break(exc)
 
     def _break(self, error: Exception) -> None:
         """What this side streams failed: cancel the method, and raise that here."""

@@ -165,11 +165,16 @@ class Subscription(Generic[ItemT]):
         self._of = of
         self.blocks = overflow == "block"
         self.max_queue = queue
+        self.max_bytes = MAX_QUEUE_BYTES  # of one that blocks, and one publication more
         self._overflow = overflow
         self._wants_gaps = gaps
         self._queue: deque[_Queued | Gap | Overflow] = deque()
         self._items = 0  # publications in it
         self._bytes = 0
+        # With "latest": what is queued for each topic. All else in the queue is stale: it is passed
+        # over, and taken out when it is the half, as removing from the middle costs the most.
+        self._latest: dict[str, _Queued] | None = {} if overflow == "latest" else None
+        self._stale = 0
         self._waiter: asyncio.Future[None] | None = None
         self._attached = False
         self._ended = False
@@ -177,7 +182,8 @@ class Subscription(Generic[ItemT]):
 
     def __repr__(self) -> str:
         state = "ended" if self._ended else "open" if self._attached else "new"
-        return f"<Subscription {', '.join(self.topics)} {state}, queued {len(self._queue)}>"
+        queued = len(self._queue) - self._stale
+        return f"<Subscription {', '.join(self.topics)} {state}, queued {queued}>"
 
     async def __aenter__(self) -> Self:
         if self._attached or self._ended:
@@ -233,14 +239,18 @@ class Subscription(Generic[ItemT]):
             self._waiter = None
 
     def _take(self) -> Any:
+        if self._stale:
+            self._skip_stale()
         item = self._queue.popleft()
         if isinstance(item, Gap):
             return item
         if isinstance(item, Overflow):
             raise item
-        size = len(bytes(item.raw))
+        size = len(item.raw)
         self._items -= 1
         self._bytes -= size
+        if self._latest is not None:
+            del self._latest[item.topic]
         if self.blocks:
             self._hub.took(self, size)
         value = item.codec.decode(item.raw, self._of) if item.raw else None
@@ -270,14 +280,19 @@ class Subscription(Generic[ItemT]):
                 self.dropped += 1
                 self._error.dropped = self.dropped
             return False
-        if self._overflow == "latest":
-            self._forget(topic)
-        size = len(bytes(raw))
-        # Who blocks has said how many bytes may come; the last one may be over that.
-        room = self._items < self.max_queue if self.blocks else self.room(size)
-        if not room and not self._make_room(topic):
+        if self._latest is not None:
+            self._forget(topic, self._latest)
+        size = len(raw)
+        if self.blocks:  # the last publication may be over what it said may come
+            room = self._items < self.max_queue and self._bytes <= self.max_bytes
+        else:
+            room = self.room(size)
+        if not room and not self._make_room(topic, size):
             return False
-        self._queue.append(_Queued(topic, raw, codec, retained))
+        item = _Queued(topic, raw, codec, retained)
+        self._queue.append(item)
+        if self._latest is not None:
+            self._latest[topic] = item
         self._items += 1
         self._bytes += size
         self._notify()
@@ -306,32 +321,58 @@ class Subscription(Generic[ItemT]):
             self._queue.append(Overflow(topic, dropped=count))
         self._notify()
 
-    def _make_room(self, topic: str) -> bool:
+    def _make_room(self, topic: str, size: int) -> bool:
         """Apply the policy to a full queue; return whether the new publication is to be queued."""
-        self.dropped += 1
         if self._overflow == "drop_newest":
+            self.dropped += 1
             return False
         if self._overflow in ("disconnect", "block"):  # a server that sends more than it may
+            self.dropped += 1
             self.end(Overflow(topic, dropped=self.dropped))
             return False
-        oldest = (at for at, item in enumerate(self._queue) if isinstance(item, _Queued))
-        self._lose(next(oldest))
+        while not self.room(size):  # it may be larger than many that are queued
+            self.dropped += 1
+            self._lose_oldest()
         return True
 
-    def _forget(self, topic: str) -> None:
+    def _forget(self, topic: str, latest: dict[str, _Queued]) -> None:
         """Lose what is queued for the topic: only its last publication counts."""
-        for index, item in enumerate(self._queue):
-            if isinstance(item, _Queued) and item.topic == topic:
-                self.dropped += 1
-                self._lose(index)
-                return
+        lost = latest.pop(topic, None)
+        if lost is None:
+            return
+        self.dropped += 1
+        self._items -= 1
+        self._bytes -= len(lost.raw)
+        self._stale += 1
+        if 2 * self._stale > len(self._queue):
+            self._queue = deque([item for item in self._queue if not self._is_stale(item)])
+            self._stale = 0
 
-    def _lose(self, index: int) -> None:
-        lost = self._queue[index]
-        assert isinstance(lost, _Queued)  # both who call it looked
+    def _lose_oldest(self) -> None:
+        self._skip_stale()
+        index, lost = next(
+            (index, item)
+            for index, item in enumerate(self._queue)
+            if isinstance(item, _Queued) and not self._is_stale(item)
+        )
         del self._queue[index]
         self._items -= 1
-        self._bytes -= len(bytes(lost.raw))
+        self._bytes -= len(lost.raw)
+        if self._latest is not None:
+            del self._latest[lost.topic]
+
+    def _is_stale(self, item: _Queued | Gap | Overflow) -> bool:
+        return (
+            self._latest is not None
+            and isinstance(item, _Queued)
+            and self._latest.get(item.topic) is not item
+        )
+
+    def _skip_stale(self) -> None:
+        """Take stale publications off the front; behind one there is always one that is not."""
+        while self._stale and self._is_stale(self._queue[0]):
+            self._queue.popleft()
+            self._stale -= 1
 
     def put_gap(self, *, resumed: bool = False) -> None:
         """Note that the connection was away."""
@@ -404,8 +445,8 @@ class TopicHandler(Subscription[Publication[T]]):
         if self._queue and not reader.cancelled():
             self._notify()
 
-    def _make_room(self, topic: str) -> bool:
-        made = super()._make_room(topic)
+    def _make_room(self, topic: str, size: int) -> bool:
+        made = super()._make_room(topic, size)
         if not self._reported and self._error is None:  # once per time the queue fills up
             self._reported = True
             self._runner.report(Overflow(topic, dropped=self.dropped), ())

@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from time import get_clock_info
 from typing import NamedTuple
 
 from .errors import InterphoneError
-from .lanes import Item, Lane, OwnLane, Parked, PeerLane, Tally
+from .lanes import Arrears, Item, Lane, OwnLane, Parked, PeerLane, Tally
 from .peer import Peer
-from .protocol.topics import Topics, matches
+from .protocol.topics import Topics, matcher
 
 __all__ = ["Traffic"]
 
 LONGEST = 1e9  # seconds of a timeout that a clock can hold
-STALL = 0.010  # seconds a publisher waits for slow subscribers, at most
+# Seconds a publisher waits for slow subscribers, at most. Where the clock ticks every 16 ms, as on
+# Windows before Python 3.13, a shorter wait would be none.
+STALL = max(0.010, 2 * get_clock_info("monotonic").resolution)
 
 
 class _Plan(NamedTuple):
@@ -43,16 +46,9 @@ class Traffic:
         self.dropped = 0
         self._topics = topics
         self._turn = 0
-        self._stalled: set[Peer] = set()
+        self._stalled: dict[Peer, int] = {}  # who took nothing, until it has taken so much
 
     # Giving
-
-    def offer(self, lane: Lane, item: Item) -> None:
-        """Give one subscription a last value, now or when it has room."""
-        if lane.parked or lane.must_wait(item):
-            Parked(item, [lane], None)
-        elif not self._give_now(lane, item):
-            self.dropped += 1
 
     def spread(self, item: Item, tally: Tally) -> None:
         """Give a publication to every subscription, and to one of each group."""
@@ -137,7 +133,7 @@ class Traffic:
             return False
         for lane in lanes:
             if lane.allowance is not None:
-                lane.allowance.spend(len(bytes(item.value(peer.protocol))))
+                lane.allowance.spend(len(item.value(peer.protocol)))
         return True
 
     def deliver(self, peer: Peer, body: Callable[[Peer], bytes]) -> bool:
@@ -160,35 +156,62 @@ class Traffic:
         """Give a lane what waits for it, as long as it has room."""
         while lane.parked:
             parked = next(iter(lane.parked))
+            if isinstance(parked, Arrears):
+                if not self._give_next(lane, parked):
+                    return
+                continue
             if lane.must_wait(parked.item):
                 return
             others = [one for one in parked.lanes if one is not lane]
             parked.withdraw()  # first of all: a handler may read on at once, and end up here
             if not self._give_now(lane, parked.item):
                 self._give_to_another(lane, parked)
-            elif parked.tally is not None:
+            else:
                 parked.tally.took(lane.peer if isinstance(lane, PeerLane) else None)
                 parked.tally.stop_waiting(parked)
             for other in others:
                 self.pump(other)
 
+    def _give_next(self, lane: Lane, arrears: Arrears) -> bool:
+        """Give a lane the next last value, if one is left; False if that has to wait."""
+        item = arrears.first()
+        if item is None:
+            del lane.parked[arrears]
+            return True
+        if lane.must_wait(item):
+            return False
+        arrears.drop_first()  # first of all, as in `pump`
+        if not self._give_now(lane, item):
+            self.dropped += 1
+        return True
+
     def trim(self, lane: Lane) -> None:
         """Take out of a lane what waits there and is not for it any more."""
-        wanted = self._topics.of(lane)
+        if not lane.parked:
+            return
+        wanted = matcher(self._topics.of(lane))
         for parked in list(lane.parked):
-            if not any(matches(pattern, parked.item.topic) for pattern in wanted):
+            if isinstance(parked, Arrears):
+                parked.keep(wanted)
+                if not parked:
+                    del lane.parked[parked]
+            elif not wanted(parked.item.topic):
                 parked.withdraw_from(lane)
                 if not parked.lanes:
                     self._give_to_another(lane, parked)
+        self.pump(lane)  # what stood behind may be smaller
 
     def _give_to_another(self, lane: Lane, parked: Parked) -> None:
         """What waited for a lane that does not take it any more is for others of its group."""
-        if parked.tally is not None:
-            plan = _Plan({}, [])
-            others = self._instead(lane, parked.item, {lane})
-            self._choose(parked.item, others, parked.tally, plan)
-            self._carry_out(parked.item, plan, parked.tally)
-            parked.tally.stop_waiting(parked)
+        plan = _Plan({}, [])
+        others = self._instead(lane, parked.item, {lane})
+        self._choose(parked.item, others, parked.tally, plan)
+        self._carry_out(parked.item, plan, parked.tally)
+        parked.tally.stop_waiting(parked)
+
+    def concluded(self, tally: Tally) -> bool:
+        """Whether there is nothing to wait for: everybody took it, and keeps up."""
+        return not tally.pending and not any(peer.connection.blocked for peer in tally.peers)
 
     async def conclude(self, tally: Tally, timeout: float | None) -> None:
         """Wait for slow subscribers a moment, for others as long as they and `timeout` say."""
@@ -197,9 +220,11 @@ class Traffic:
         try:
             await self.settle(tally.peers)
             await tally.wait_for_room(None if until is None else max(0.0, until - now()))
+            self.give_up(tally)
+            await tally.wait_for_departures(None if until is None else max(0.0, until - now()))
         finally:
             self.give_up(tally)
-        await tally.wait_for_departures(None if until is None else max(0.0, until - now()))
+            tally.let_go()
 
     def give_up(self, tally: Tally) -> None:
         """What still waits for room is lost, and who had none is told."""
@@ -216,7 +241,11 @@ class Traffic:
     async def settle(self, peers: Iterable[Peer]) -> None:
         """Give slow peers up to `STALL` to take what was queued for them."""
         slow = [peer for peer in peers if peer.connection.blocked]
-        self._stalled = {peer for peer in self._stalled if peer.connection.blocked}
+        self._stalled = {
+            peer: due
+            for peer, due in self._stalled.items()
+            if peer.connection.blocked and peer.connection.taken < due
+        }
         waiting = [peer for peer in slow if peer not in self._stalled]
         if not waiting:
             return
@@ -227,9 +256,10 @@ class Traffic:
         finally:
             for moment in moments:
                 moment.cancel()
-        still = {peer for peer in waiting if peer.connection.blocked}
-        self._stalled |= {peer for peer in still if peer.connection.taken == before[peer]}
+        for peer, taken in before.items():
+            if peer.connection.blocked and peer.connection.taken == taken:
+                self._stalled[peer] = taken + peer.connection.backlog
 
     def left(self, peer: Peer) -> None:
         """A peer is gone."""
-        self._stalled.discard(peer)
+        self._stalled.pop(peer, None)

@@ -125,6 +125,8 @@ function create(role, { key, kind = "net", options = {}, events, reply = "echo",
   if (ends.has(key)) throw new Error(`there is a ${key} already`);
   const Class = families[kind][role === "client" ? "Client" : "Server"];
   if (ids) options = { ...options, generateID: () => ids.shift() };
+  // On Windows net-ipc puts this in front, even if it is there.
+  if (options.path) options = { ...options, path: options.path.replace("\\\\.\\pipe\\", "") };
   const entry = {
     key, kind, role, end: new Class(options), digest: limit, reply,
     forwarded: new Set(events || eventNames[role]), counts: {}, inOrder: true, last: undefined,

@@ -25,7 +25,7 @@ sizes = st.integers(0, 40 * UNIT)
         (3, 1000 * UNIT, 2),
     ],
 )
-def test_item_costs_a_unit_and_one_more_for_every_four_kilobytes(window, size, cost):
+def test_item_costs_a_unit_and_one_more_for_every_kibibyte(window, size, cost):
     assert Credit(window).cost(size) == cost
 
 

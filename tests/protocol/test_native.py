@@ -17,7 +17,7 @@ from interphone.protocol.dialects import Native
 from interphone.protocol.messages import CANCEL, CAPABILITIES, RESPONSE, Failure, read_failure
 from interphone.protocol.payload import ABSENT, MessagePack
 from interphone.protocol.session import Session
-from interphone.protocol.wire import Wire, tag
+from interphone.protocol.wire import tag
 from support.sessions import LoneSession, Recorder
 
 BOTH = ("native", "classic")
@@ -284,21 +284,6 @@ def test_elements_at_the_end_may_be_absent_and_more_are_ignored():
     assert not short.d
     assert long is not None
     assert native.codec.decode(long.d) == 1
-
-
-def test_an_independent_reader_understands_the_vectors():
-    """wire.md section 5 as somebody else would read it: no code of ours, but the tag's."""
-    ends = Ends()
-    ends.client.request(ends.client.codec.encode({"q": 1}), "a", timeout=2.0)
-    ends.client.send(ends.client.codec.encode("hi"))
-    frames: list[bytes] = []
-    Wire(limit=1 << 20, max_pending=1).receive(ends.client.data_to_send(), frames.append)
-
-    assert [msgspec.msgpack.decode(frame) for frame in frames] == [
-        [2, 1, {"q": 1}, None, None, {"deadline": 2.0}],
-        [1, None, "hi"],
-    ]
-    assert frames[1].hex() == "9301c0a26869"
 
 
 # Failures

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import msgspec
 import pytest
 
@@ -37,6 +39,43 @@ def test_each_value_is_found_once_oldest_first() -> None:
     assert [topic for topic, _ in found(retained, "n.*", "n.>", "n.a")] == ["n.b", "n.a"]
     assert [topic for topic, _ in found(retained, "n.a", "m")] == ["m", "n.a"]
     assert [topic for topic, _ in found(retained, ">")] == ["n.b", "m", "n.a"]
+
+
+def test_looking_for_values_costs_no_more_with_more_patterns() -> None:
+    retained = Retained(100, 10_000)
+    for number in range(100):
+        keep(retained, f"a.b.c.{number}")
+
+    def calls(patterns: int) -> int:
+        made = 0
+
+        def count(frame: object, event: str, arg: object) -> None:
+            nonlocal made
+            made += event == "call"
+
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            assert retained.matching(f"a.b.*.x{number}" for number in range(patterns)) == []
+        finally:
+            sys.setprofile(before)
+        return made
+
+    # A pattern is looked at once at most for each of its levels, by one call or two.
+    assert calls(200) - calls(100) < 100 * 10
+
+
+def test_value_is_told_from_its_successors() -> None:
+    retained = Retained(10, 100)
+    keep(retained, "a")
+    keep(retained, "b")
+    before = retained.count
+    keep(retained, "b")
+
+    assert [retained.get(topic, before) is None for topic in "abc"] == [False, True, True]
+    kept = retained.get("b", retained.count)
+    assert kept is not None
+    assert kept.topic == "b"
 
 
 def test_forgotten_value_is_gone() -> None:

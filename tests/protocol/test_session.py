@@ -1166,6 +1166,54 @@ def test_closed_session_does_not_go_on(node: LoneSession) -> None:
     assert node.resume() == []
 
 
+# Being watched
+
+
+@pytest.mark.parametrize(
+    "flavour", [*FLAVOURS, pytest.param({"dialects": ("native", "classic")}, id="native")]
+)
+def test_watched_session_tells_of_every_packet_both_ways(flavour: dict[str, Any]) -> None:
+    pair, seen = SessionPair(**flavour).open(), list[tuple[str, int, object]]()
+    pair.server.watch(lambda way, packet, size: seen.append((way, packet.t, packet.n)))
+    pair.say("client", "send", "x" * 1000)
+    nonce = pair.say("client", "request", 1, "token")
+    pair.deliver()
+    pair.say("server", "respond", nonce, 2)
+
+    assert pair.deliver() == [("answered", "token", 2)]
+    assert seen == [("in", 1, None), ("in", 2, nonce), ("out", 3, nonce)]
+
+    pair.server.watch(None)
+    pair.say("client", "send", 3)
+
+    assert pair.deliver() == [("message", 3)]
+    assert len(seen) == 3
+
+
+def test_watch_is_told_the_size_after_inflating() -> None:
+    pair, sizes = SessionPair(compress=True).open(), list[int]()
+    pair.server.watch(lambda way, packet, size: sizes.append(size))
+    pair.say("client", "send", "x" * 1000)
+    pair.say("server", "send", "x" * 1000)
+    pair.deliver()
+
+    assert sizes == [len(json_of(0)) + 1000] * 2
+
+
+def test_watch_is_not_told_of_what_is_no_packet_and_changes_nothing(node: LoneSession) -> None:
+    seen: list[Any] = []
+    node.session.watch(lambda *facts: seen.append(facts))
+
+    assert node.feed([1]) == []
+    assert node.feed(frame(b"{")) == [("unreadable", PayloadError)]
+    node.session.deliver(b"[1]")
+    node.session.deliver(b"{")
+
+    assert bodies(node.session.data_to_send()) == [b"[1]", b"{"]
+    assert node.session.counts.unknown == 1
+    assert not seen
+
+
 # Saying goodbye
 
 

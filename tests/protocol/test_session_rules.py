@@ -68,8 +68,9 @@ all_marks = st.builds(
 
 # Events a packet of the other end's user makes, in the order they were sent. Requests may be
 # held until there is credit: they are in order among themselves.
-TOLD = {"message", "publication", "open", "allowed", "missed"}
-ASKED = {"request", "call", "subscribe", "unsubscribe", "publish", "forget"}
+FREE = {"subscribe", "unsubscribe", "forget"}  # they need no credit
+TOLD = {"message", "publication", "open", "allowed", "missed", *FREE}
+ASKED = {"request", "call", "publish"}
 
 
 class Flow:
@@ -276,6 +277,12 @@ class Machine(RuleBasedStateMachine):
         end.nonces[token] = nonce
         end.waiting[token] = None if timeout is None else now + timeout
         if said is not None:
+            self.note_said(end, token, said)
+
+    def note_said(self, end: End, token: int, said: Event) -> None:
+        if said[0] in FREE:
+            end.said.append(said)
+        else:
             end.questions[token] = said
 
     # What users do
@@ -385,7 +392,7 @@ class Machine(RuleBasedStateMachine):
             assert not self.as_node
             end.nonces[token] = nonce
             end.waiting[token] = None
-            end.questions[token] = said
+            self.note_said(end, token, said)
 
     @rule(topic=st.sampled_from(TOPICS), padding=paddings, marks=all_marks)
     def publish_to(self, topic: str, padding: int, marks: Marks) -> None:
@@ -621,7 +628,9 @@ class Machine(RuleBasedStateMachine):
                     stream.questions.came.append(event[2])
             elif event[0] == "cancelled":
                 self.stop(end, event[1])
-            elif event[0] in ("subscribe", "unsubscribe", "publish", "forget"):
+            elif event[0] in FREE:
+                end.asked.append((event[1], "free"))
+            elif event[0] == "publish":
                 end.asked.append((event[1], None))
             elif event[0] in ("answered", "failed"):
                 assert event[1] in end.waiting, "settled twice, or nobody asked"
@@ -671,11 +680,11 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def no_more_is_asked_than_there_is_room_for(self) -> None:
-        for role, end in self.ends.items():
+        for end in self.ends.values():
             if not self.as_node:
                 assert len(end.session._turnstile) <= MAX_INFLIGHT
             if not self.spoilt:
-                asked = sum(value != "stream" for _, value in self.ends[role].asked)
+                asked = sum(value not in ("stream", "free") for _, value in end.asked)
                 assert self.as_node or asked <= MAX_INFLIGHT
 
     @invariant()

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from interphone.errors import ConnectionLost, PayloadError, RemoteProtocolError, Unsupported
 from interphone.protocol.payload import ABSENT, Json, MessagePack
@@ -15,9 +17,11 @@ from interphone.protocol.shapes import (
     Terms,
     allowed,
     enveloped,
+    marks_of,
     missed,
     options_of,
     published,
+    told,
     wanted,
 )
 from interphone.protocol.states import State
@@ -347,3 +351,34 @@ def test_answer_to_an_envelope_has_its_id() -> None:
     assert without is not None
     assert with_id.result(1) == {"jsonrpc": "2.0", "result": 1, "id": 7}
     assert without.result(1) == {"jsonrpc": "2.0", "result": 1}
+
+
+@given(
+    st.none()
+    | st.integers()
+    | st.dictionaries(
+        st.sampled_from(["to", "retained", "later"]),
+        st.booleans() | st.lists(st.integers() | st.booleans() | st.text(), max_size=2),
+        max_size=2,
+    )
+)
+def test_marks_are_read_as_options_are(options: object) -> None:
+    assert marks_of(options) == options_of(Marks, options)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"pub":"a","message":1}', ("a", b"1")),
+        ('{"message":null,"pub":"a","more":2}', ("a", b"null")),
+        ('{"pub":"a"}', ("a", b"")),
+        ('{"pub":""}', None),
+        ('{"pub":7}', None),
+        ('{"message":7}', None),
+        ("7", None),
+    ],
+)
+def test_publication_of_one_of_us_is_read(text: str, found: Any) -> None:
+    shape = told(Json(), raw(text))
+
+    assert (shape and (shape.topic, bytes(shape.value))) == found

@@ -8,6 +8,7 @@ from interphone.protocol.topics import (
     MAX_TOPIC,
     Topics,
     is_pattern,
+    matcher,
     matches,
     pattern_fault,
     topic_fault,
@@ -289,6 +290,8 @@ def test_index_finds_whom_a_naive_matcher_finds(
         assert len(found) == len(set(found))
         assert set(found) == {who for who, pattern in model if naive(pattern, topic)}
         assert all(matches(pattern, topic) is naive(pattern, topic) for _, pattern in model)
+        wanted = matcher(pattern for _, pattern in model)
+        assert [wanted(topic), wanted(topic)] == [bool(found)] * 2
     assert topics.total == len(model)
     assert set(topics.names()) == {pattern for _, pattern in model}
     for subscriber in range(4):

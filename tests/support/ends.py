@@ -10,7 +10,7 @@ from typing import Any
 
 from interphone import Client, Server
 from interphone.protocol.wire import Wire, tag
-from support.node import listen_unix
+from support.node import end_writing, listen_streams, open_streams
 
 PREAMBLE = b"IPC"
 
@@ -56,7 +56,7 @@ class Raw:
     @classmethod
     @asynccontextmanager
     async def connect(cls, path: str) -> AsyncIterator[Raw]:
-        raw = cls(*await asyncio.open_unix_connection(path))
+        raw = cls(*await open_streams(path))
         try:
             yield raw
         finally:
@@ -74,7 +74,7 @@ class Raw:
             all_of_them.append(raw)
             comers.put_nowait(raw)
 
-        server = await listen_unix(path, came)
+        server = await listen_streams(path, came)
         try:
             yield comers
         finally:
@@ -85,6 +85,10 @@ class Raw:
     def write(self, *parts: object) -> None:
         """Write bytes as they are and everything else as a packet, in one piece."""
         self.writer.write(b"".join(p if isinstance(p, bytes) else frame(p) for p in parts))
+
+    def end(self) -> None:
+        """End this side of the stream; where there is no half-close, both."""
+        end_writing(self.writer)
 
     async def packet(self) -> Any:
         """The next packet; None at the end of the stream."""

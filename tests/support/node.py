@@ -56,12 +56,14 @@ __all__ = [
     "decode",
     "digest_of",
     "encode",
+    "end_writing",
     "flavours",
     "frame",
-    "listen_unix",
+    "listen_streams",
     "node_command",
     "node_environment",
     "one_loop",
+    "open_streams",
     "packets_in",
     "require_node",
 ]
@@ -347,10 +349,20 @@ class NodeProcess:
 
     def freeze(self) -> None:
         """Stop the process where it is: it reads nothing until `thaw`."""
-        self._running().send_signal(signal.SIGSTOP)
+        self._hold("SIGSTOP", "NtSuspendProcess")
 
     def thaw(self) -> None:
-        self._running().send_signal(signal.SIGCONT)
+        self._hold("SIGCONT", "NtResumeProcess")
+
+    def _hold(self, name: str, function: str) -> None:
+        process = self._running()
+        if sys.platform != "win32":
+            process.send_signal(getattr(signal, name))
+            return
+        import ctypes
+
+        popen: Any = process._transport.get_extra_info("subprocess")
+        assert getattr(ctypes.WinDLL("ntdll"), function)(int(popen._handle)) == 0
 
     def kill(self) -> None:
         """End the process as a crash would."""
@@ -503,11 +515,35 @@ def big_text(size: int) -> str:
     return (line * (size // len(line) + 1))[:size]
 
 
-async def listen_unix(
+async def open_streams(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A client of streams, by asyncio's own means: at a Unix socket, or a pipe."""
+    if sys.platform != "win32":
+        return await asyncio.open_unix_connection(path)
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    transport, _ = await loop.create_pipe_connection(lambda: protocol, path)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+def end_writing(writer: asyncio.StreamWriter) -> None:
+    """End the stream; where there is no half-close, both directions of it."""
+    if writer.can_write_eof():
+        writer.write_eof()
+    else:
+        writer.close()
+
+
+async def listen_streams(
     path: str,
     accept: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any],
 ) -> asyncio.Server:
     """A server of streams. Asyncio is not told the path: it would look at the file, and block."""
+    if sys.platform == "win32":
+        (server,) = await asyncio.get_running_loop().start_serving_pipe(
+            lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader(), accept), path
+        )
+        return server
     door = socket.socket(socket.AF_UNIX)
     door.bind(path)
     options = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
@@ -524,7 +560,7 @@ class RawPeer:
     @classmethod
     async def dial(cls, path: str) -> Self:
         """Connect and say nothing."""
-        return cls(*await asyncio.open_unix_connection(path))
+        return cls(*await open_streams(path))
 
     @classmethod
     async def join(cls, path: str, **hello: Any) -> Self:
@@ -591,8 +627,8 @@ class RawPeer:
                     await asyncio.sleep(0.01)
 
     def end(self) -> None:
-        """End this side of the stream."""
-        self._writer.write_eof()
+        """End this side of the stream; where there is no half-close, both."""
+        end_writing(self._writer)
 
     async def close(self) -> None:
         self._writer.close()
@@ -618,7 +654,7 @@ class Proxy:
         self._links: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await listen_unix(self._outer, self._link)
+        self._server = await listen_streams(self._outer, self._link)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -641,7 +677,7 @@ class Proxy:
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers = [writer]
         try:
-            inner_reader, inner_writer = await asyncio.open_unix_connection(self._inner)
+            inner_reader, inner_writer = await open_streams(self._inner)
             writers.append(inner_writer)
             await asyncio.gather(
                 self._copy("client", reader, inner_writer),
@@ -663,4 +699,4 @@ class Proxy:
                 writer.write(data[at : at + self._piece])
                 await writer.drain()
                 await asyncio.sleep(0)
-        writer.write_eof()
+        end_writing(writer)

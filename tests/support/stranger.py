@@ -1,7 +1,7 @@
 """A reader of the wire that knows only what wire.md says: no line of ours, no msgspec.
 
-It reads one direction of a conversation between two of us, from the first byte, and tells
-packets as dicts. What the page calls an error is a `ValueError`.
+It reads a conversation between two of us, from the first byte, and tells packets as dicts. What
+the page calls an error is a `ValueError`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,22 @@ SIZED = {  # lead byte: (bytes of the size, what it is)
 } | {0xDC: (2, "array"), 0xDD: (4, "array"), 0xDE: (2, "map"), 0xDF: (4, "map")}
 
 
-def packets(data: bytes, *, from_client: bool) -> Iterator[dict[str, Any]]:
-    """Every packet of one direction; a client's begins with the preamble."""
-    at, native = 0, False
-    if from_client:
-        if data[:3] != b"IPC":
-            raise ValueError("no preamble")
-        at = 3
+def conversation(client: bytes, server: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The packets of both ends: the server's reply tells how both go on."""
+    if client[:3] != b"IPC":
+        raise ValueError("no preamble")
+    shown = json.loads(frame(server, 0)[1])["d"].get("interphone", {})
+    native = shown.get("dialect") == "native"
+    return [*packets(client[3:], native)], [*packets(server, native)]
+
+
+def packets(data: bytes, native: bool) -> Iterator[dict[str, Any]]:
+    """Every packet of one direction. The first one is plain JSON in any case."""
+    at, body = frame(data, 0)
+    yield json.loads(body)
     while at < len(data):
         at, body = frame(data, at)
-        yield (native_packet if native else json.loads)(body)
-        if not native and b'"t":0' in body:  # what follows is as the reply has agreed
-            native = b'"dialect":"native"' in body or from_client
+        yield native_packet(body) if native else json.loads(body)
 
 
 def frame(data: bytes, at: int) -> tuple[int, bytes]:

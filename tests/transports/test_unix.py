@@ -13,12 +13,13 @@ import textwrap
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from interphone.address import UnixAddress, path_limit
-from interphone.errors import AddressError, AddressInUse, ConnectError
+from interphone.address import PipeAddress, UnixAddress, path_limit
+from interphone.errors import AddressError, AddressInUse, ConnectError, Unsupported
 from interphone.transports import Credentials, connect, credentials, listen, plain, sockets, unix
 from interphone.transports import claim as claims
 from support.transports import OWN_CHECKS, Check, OpenPair, Pair, Recorder, finish, settle
@@ -364,6 +365,15 @@ def fill_backlog(address: str) -> list[socket.socket]:
         waiting.append(sock)
 
 
+def test_pipes_are_not_there(run: Run) -> None:
+    async def main() -> None:
+        for verb in (listen, connect):
+            with pytest.raises(Unsupported, match="a thing of Windows"):
+                await verb(PipeAddress("\\\\.\\pipe\\x"), Recorder)
+
+    run(main())
+
+
 def test_a_path_that_is_too_long_is_told(run: Run) -> None:
     async def main() -> None:
         with pytest.raises(ConnectError) as caught:
@@ -413,6 +423,35 @@ def test_the_mode_is_set_before_anybody_can_connect(
     assert len(modes) == 1
     assert name != "s"
     assert mode == 0o600
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+def test_macos_sets_the_mode_under_another_name_and_not_by_fchmod(
+    run: Run, address: str, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    """There `fchmod` fails on a socket, and there is no /proc to name a directory by."""
+    found: list[tuple[list[str], int]] = []
+    directory = os.path.dirname(address)
+
+    class Door(socket.socket):
+        def listen(self, backlog: int = 0) -> None:
+            names = sorted(set(os.listdir(directory)) - {"s.lock"})
+            found.append((names, stat.S_IMODE(os.lstat(f"{directory}/{names[0]}").st_mode)))
+            super().listen(backlog)
+
+    monkeypatch.setattr(claims, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(claims.socket, "socket", Door)
+    monkeypatch.setattr(os, "fchmod", lambda *_: pytest.fail("macOS has no fchmod for sockets"))
+    monkeypatch.setattr(os, "link", lambda *_, **__: pytest.fail("nor links to sockets"))
+    claim = claims.Claim(UnixAddress(address))
+    claim.publish(mode=mode, backlog=1).close()
+
+    (((name,), told),) = found
+    assert name != "s"
+    assert told == mode
+    assert stat.S_IMODE(os.lstat(address).st_mode) == mode
+    claim.release()
+    assert os.listdir(directory) == []
 
 
 def test_nothing_is_left_after_close(run: Run, address: str) -> None:
@@ -756,6 +795,16 @@ def test_credentials_of_macos() -> None:
     answers = {(0, 1, 76): xucred(), (0, 2, 4): struct.pack("i", 77)}
 
     assert credentials.bsd_credentials(lambda *asked: answers[asked]) == Credentials(501, 77, 20)
+
+
+def test_macos_is_asked_as_macos(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Sock:
+        def getsockopt(self, level: int, option: int, size: int) -> bytes:
+            return {1: xucred(), 2: struct.pack("i", 77)}[option][:size]
+
+    monkeypatch.setattr(credentials, "sys", SimpleNamespace(platform="darwin"))
+
+    assert credentials.peer_credentials(Sock()) == Credentials(501, 77, 20)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("raw", [xucred(version=1), xucred(count=0), xucred(count=17)])

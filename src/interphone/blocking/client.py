@@ -275,6 +275,7 @@ class Client:
     def call(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -286,6 +287,7 @@ class Client:
     def call(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -294,8 +296,8 @@ class Client:
         on_progress: Callable[[Any], object] | None = ...,
     ) -> Any: ...
     @overload
-    def call(self, method: Contract[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
-    def call(self, method: Any, *params: Any, **kwargs: Any) -> Any:
+    def call(self, method: Contract[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    def call(self, method: Any, /, *params: Any, **kwargs: Any) -> Any:
         """As `Peer.call`; the time until there is a connection counts, too."""
         return self._call(**as_named(method, params, kwargs))
 
@@ -311,6 +313,7 @@ class Client:
     def stream(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -322,6 +325,7 @@ class Client:
     def stream(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -331,9 +335,9 @@ class Client:
     ) -> Stream[Any]: ...
     @overload
     def stream(
-        self, method: Contract[P, AsyncIterator[T]], *args: P.args, **kwargs: P.kwargs
+        self, method: Contract[P, AsyncIterator[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Stream[T]: ...
-    def stream(self, method: Any, *params: Any, **kwargs: Any) -> Stream[Any]:
+    def stream(self, method: Any, /, *params: Any, **kwargs: Any) -> Stream[Any]:
         """As `Peer.stream`. Entering it waits up to 10 s for a connection; it ends with it."""
         return self._far().open(method, params, kwargs, {})
 

@@ -293,7 +293,7 @@ class Direct:
             raw = link.ask(session.request, session.codec.encode(data), timeout=timeout)
             return result_of(session.codec, raw, returns)
 
-        return self._on_link(shrunk(timeout, monotonic), ask)
+        return self._on_link(shrunk(timeout), ask)
 
     def call(
         self,
@@ -327,7 +327,7 @@ class Direct:
             )
             return result_of(codec, raw, returns)
 
-        return self._on_link(shrunk(timeout, monotonic), ask)
+        return self._on_link(shrunk(timeout), ask)
 
     def ping(self, timeout: float | None) -> float:
         """See `Client.ping`."""

@@ -128,6 +128,7 @@ class Peer:
     def call(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -139,6 +140,7 @@ class Peer:
     def call(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -147,8 +149,8 @@ class Peer:
         on_progress: Callable[[Any], object] | None = ...,
     ) -> Any: ...
     @overload
-    def call(self, method: Contract[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
-    def call(self, method: Any, *params: Any, **kwargs: Any) -> Any:
+    def call(self, method: Contract[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    def call(self, method: Any, /, *params: Any, **kwargs: Any) -> Any:
         """As `interphone.Peer.call`, but for what is called while it runs.
 
         `items` is iterated in a thread, and must not be async. `on_progress` is called in the
@@ -178,6 +180,7 @@ class Peer:
     def stream(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -189,6 +192,7 @@ class Peer:
     def stream(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -198,9 +202,9 @@ class Peer:
     ) -> Stream[Any]: ...
     @overload
     def stream(
-        self, method: Contract[P, AsyncIterator[T]], *args: P.args, **kwargs: P.kwargs
+        self, method: Contract[P, AsyncIterator[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Stream[T]: ...
-    def stream(self, method: Any, *params: Any, **kwargs: Any) -> Stream[Any]:
+    def stream(self, method: Any, /, *params: Any, **kwargs: Any) -> Stream[Any]:
         """As `interphone.Peer.stream`; `items` as for `call`."""
         return self._open(method, params, kwargs, {})
 
@@ -254,7 +258,7 @@ class Call:
         self._call = call
         self._seat = seat
         self.peer: Peer = seat.view(call.peer)
-        self.deadline = call.deadline
+        self.deadline = call.until
 
     def progress(self, value: object) -> None:
         """Tell the caller how far the work is; any value. Nothing is sent to who did not ask.

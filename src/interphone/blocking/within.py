@@ -44,6 +44,7 @@ class Within:
     def call(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -53,14 +54,15 @@ class Within:
     def call(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
         returns: Any = ...,
     ) -> Any: ...
     @overload
-    def call(self, method: Contract[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
-    def call(self, method: Any, *params: Any, **kwargs: Any) -> Any:
+    def call(self, method: Contract[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    def call(self, method: Any, /, *params: Any, **kwargs: Any) -> Any:
         """As `Peer.call`, with this timeout."""
         asked = as_named(method, params, kwargs)
         return self._ask(**asked, timeout=self._timeout, on_progress=self._on_progress)
@@ -69,6 +71,7 @@ class Within:
     def stream(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -79,6 +82,7 @@ class Within:
     def stream(
         self,
         method: str,
+        /,
         *params: object,
         named: Mapping[str, object] | None = ...,
         items: Items | None = ...,
@@ -87,8 +91,8 @@ class Within:
     ) -> Stream[Any]: ...
     @overload
     def stream(
-        self, method: Contract[P, AsyncIterator[T]], *args: P.args, **kwargs: P.kwargs
+        self, method: Contract[P, AsyncIterator[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Stream[T]: ...
-    def stream(self, method: Any, *params: Any, **kwargs: Any) -> Stream[Any]:
+    def stream(self, method: Any, /, *params: Any, **kwargs: Any) -> Stream[Any]:
         """As `Peer.stream`, with this timeout for the whole stream."""
         return self._open_stream(method, params, kwargs, {"timeout": self._timeout})

@@ -101,6 +101,9 @@ class Guests:
         """How many there are."""
         return len(self._sizes)
 
+    def __contains__(self, nonce: object) -> bool:
+        return nonce in self._sizes
+
     def come(self, nonce: object, size: int) -> None:
         """Note a request.
 

@@ -66,6 +66,12 @@ class Dialect(Protocol):
         """Return a REQUEST with a nonce of ours."""
         ...
 
+    def call(
+        self, payload: bytes, nonce: str | int, options: dict[str, Any] | None = None
+    ) -> bytes:
+        """Return a REQUEST of the kind "call" with a nonce of ours."""
+        ...
+
     def response(self, payload: bytes, nonce: object) -> bytes:
         """Return a RESPONSE with the nonce as it came."""
         ...
@@ -134,6 +140,12 @@ class ClassicJson:
         if options:
             return self.packet(REQUEST, payload, nonce, options=options)
         return b'{"t":2,"d":%b,"n":"%b"}' % (payload, str(nonce).encode())
+
+    def call(
+        self, payload: bytes, nonce: str | int, options: dict[str, Any] | None = None
+    ) -> bytes:
+        """See `Dialect`."""
+        return self.packet(REQUEST, payload, nonce, mark="call", options=options)
 
     def response(self, payload: bytes, nonce: object) -> bytes:
         """See `Dialect`."""
@@ -229,6 +241,12 @@ class ClassicMessagePack:
         """See `Dialect`."""
         return self.packet(REQUEST, payload, nonce, options=options)
 
+    def call(
+        self, payload: bytes, nonce: str | int, options: dict[str, Any] | None = None
+    ) -> bytes:
+        """See `Dialect`."""
+        return self.packet(REQUEST, payload, nonce, mark="call", options=options)
+
     def response(self, payload: bytes, nonce: object) -> bytes:
         """See `Dialect`."""
         return self.packet(RESPONSE, payload, nonce)
@@ -311,6 +329,13 @@ class Native:
             encoded = _encode_native(options)
             return b"\x96\x02%b%b\xc0\xc0%b" % (_encode_native(nonce), payload, encoded)
         return b"\x93\x02%b%b" % (_encode_native(nonce), payload)
+
+    def call(
+        self, payload: bytes, nonce: str | int, options: dict[str, Any] | None = None
+    ) -> bytes:
+        """See `Dialect`."""
+        encoded = _encode_native(options)
+        return b"\x96\x02%b%b\xa4call\xc0%b" % (_encode_native(nonce), payload, encoded)
 
     def response(self, payload: bytes, nonce: object) -> bytes:
         """See `Dialect`."""

@@ -8,15 +8,18 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from ..errors import InterphoneError
-from .messages import Goodbye, Hello, Welcome
+from .messages import Goodbye, Hello, Packet, Welcome
 from .shapes import Marks, Posting, Terms
 
-__all__ = ["Counts", "Nonce", "Options", "Reactions", "Role"]
+__all__ = ["Counts", "Nonce", "Options", "Reactions", "Role", "Watch", "Way"]
 
 LONGEST = 1e9  # seconds of a deadline that is worth noting
 
 Role = Literal["client", "server"]
 Nonce = Any  # whatever the asker chose; echoed as it came
+Way = Literal["in", "out"]
+Watch = Callable[[Way, Packet, int], None]
+"""Hears of a packet: which way it goes, what it says, and the size of its body."""
 
 
 class Options(msgspec.Struct, frozen=True, gc=False):

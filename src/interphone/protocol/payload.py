@@ -93,6 +93,8 @@ class Json:
             raise PayloadError(f"the value cannot be encoded: {exc}") from exc
         if len(encoded) > self.max_depth:  # else it cannot nest deeper
             check_json_depth(encoded, self.max_depth)
+        elif not encoded:
+            raise PayloadError("an empty Raw is no value")
         return encoded
 
     def decode(self, raw: Bytes, of: Any = Any) -> Any:
@@ -232,6 +234,8 @@ class MessagePack:
             raise PayloadError(f"the value cannot be encoded: {exc}") from exc
         if len(encoded) > self.max_depth:  # else it cannot nest deeper
             check_msgpack_depth(encoded, self.max_depth)
+        elif not encoded:
+            raise PayloadError("an empty Raw is no value")
         return encoded
 
     def decode(self, raw: Bytes, of: Any = Any) -> Any:

@@ -9,17 +9,22 @@ import msgspec
 
 from ..errors import Overloaded
 from .payload import Codec
-from .topics import is_pattern, matches
+from .topics import is_pattern, matcher
 
 __all__ = ["Kept", "Retained"]
 
 
 class Kept(NamedTuple):
-    """A value as its publisher wrote it."""
+    """A value as its publisher wrote it.
+
+    Attributes:
+        number: How many had been kept before it.
+    """
 
     topic: str
     raw: msgspec.Raw
     codec: Codec
+    number: int
 
 
 class Retained:
@@ -27,13 +32,14 @@ class Retained:
 
     Attributes:
         size: Bytes of all values and their topics.
+        count: How many have been kept so far.
     """
 
     def __init__(self, max_topics: int, max_size: int) -> None:
         self._max_topics = max_topics
         self._max_size = max_size
         self._kept: dict[str, Kept] = {}
-        self.size = 0
+        self.size = self.count = 0
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -51,7 +57,9 @@ class Retained:
         if size > self._max_size:
             raise Overloaded(f"the last values of all topics are over {self._max_size} bytes")
         self._kept.pop(topic, None)  # the newest stands last
-        self._kept[topic] = Kept(topic, raw.copy(), codec)  # not the frame it came in
+        copy = raw.copy()  # not the frame it came in
+        self._kept[topic] = Kept(topic, copy, codec, self.count)
+        self.count += 1
         self.size = size
 
     def forget(self, topic: str) -> bool:
@@ -62,18 +70,20 @@ class Retained:
         self.size -= _size(last.topic, last.raw)
         return True
 
+    def get(self, topic: str, before: int) -> Kept | None:
+        """The value of a topic, if it was among the first `before` that were kept."""
+        kept = self._kept.get(topic)
+        return kept if kept is not None and kept.number < before else None
+
     def matching(self, topics: Iterable[str]) -> list[Kept]:
         """The values for who subscribes to these topics and patterns, each once, oldest first."""
         names = set(topics)
-        patterns = [name for name in names if is_pattern(name)]
-        if not patterns and len(names) == 1:  # the usual case, without looking at all of them
+        if len(names) == 1 and not any(map(is_pattern, names)):
+            # The usual case, without looking at all of them.
             return [self._kept[name] for name in names if name in self._kept]
-        return [
-            kept
-            for topic, kept in self._kept.items()
-            if topic in names or any(matches(pattern, topic) for pattern in patterns)
-        ]
+        wanted = matcher(names)
+        return [kept for topic, kept in self._kept.items() if wanted(topic)]
 
 
 def _size(topic: str, raw: msgspec.Raw) -> int:
-    return len(topic.encode("utf-8", "surrogatepass")) + len(bytes(raw))
+    return len(topic.encode("utf-8", "surrogatepass")) + len(raw)

@@ -25,6 +25,7 @@ exchange, and nothing is ever sniffed from a payload of one of us.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -47,7 +48,7 @@ from . import handshake, upgrade
 from .credit import Guests, Turnstile
 from .deflate import Deflate
 from .dialects import ClassicJson, ClassicMessagePack, Dialect, Native
-from .events import Counts, Nonce, Options, Reactions, Role
+from .events import Counts, Nonce, Options, Reactions, Role, Watch
 from .heartbeat import Heartbeat
 from .messages import (
     ALLOW,
@@ -83,7 +84,18 @@ from .messages import (
     read_failure,
 )
 from .payload import ABSENT, Json, MessagePack
-from .shapes import Marks, Posting, Terms, allowed, missed, options_of, published, wanted
+from .shapes import (
+    Marks,
+    Posting,
+    Terms,
+    allowed,
+    marks_of,
+    missed,
+    options_of,
+    published,
+    told,
+    wanted,
+)
 from .states import LEGAL, State
 from .streams import Streams
 from .topics import is_pattern
@@ -98,6 +110,8 @@ ORPHAN = "closing orphaned connection"  # net-ipc's words for a connection that 
 PADDING = b'\x87{"t":7}'  # a packet of no known type
 MAX_UNREADABLE = 16  # bodies in a row that are no packet
 RESOLUTION = 0.005  # seconds between two sweeps of the pending table
+
+FREE = frozenset({"sub", "unsub", "forget"})  # kinds of requests, answered at once, without credit
 
 # Hot path: looking a member up costs 100 ns on Python 3.11.
 _OPEN, _DRAINING, _CLOSED = State.OPEN, State.DRAINING, State.CLOSED
@@ -158,6 +172,7 @@ class Session:
         self._dialect: Dialect = ClassicJson(Json(lenient=True, max_depth=self.limits.max_depth))
         self._deflate: Deflate | None = None
         self._put = self._wire.put
+        self._read = self._dialect.read
         self._head = bytearray()  # what came before the first frame
         self._in_head = role == "server"
         self._upgrade = ""  # the name this client asked the server to upgrade to
@@ -265,7 +280,7 @@ class Session:
         try:
             if self._deflate is not None:
                 body = self._deflate.inflate(body, self._wire.limit)
-            packet = self._dialect.read(body)
+            packet = self._read(body)
         except PayloadError as exc:
             self._on_unreadable(exc)
             return
@@ -458,9 +473,46 @@ class Session:
             self._dialect = ClassicMessagePack(MessagePack(lenient=lenient, max_depth=depth))
         else:
             self._dialect = ClassicJson(Json(lenient=lenient, max_depth=depth))
+        self._read = self._dialect.read
         if self._compress:
             self._deflate = Deflate()
             self._put = self._put_deflated
+
+    # Being looked at
+
+    def watch(self, watch: Watch | None) -> None:
+        """Tell `watch` of every packet from now on, before it is acted upon; None: nobody.
+
+        The connection must be open. It costs nothing while nobody watches: two functions are
+        replaced, and no packet is asked whether somebody does.
+        """
+        read = self._dialect.read
+        put = self._wire.put if self._deflate is None else self._put_deflated
+        self._read = read if watch is None else partial(self._read_watched, read, watch)
+        self._put = put if watch is None else partial(self._put_watched, put, read, watch)
+
+    def _read_watched(
+        self, read: Callable[[bytes], Packet | None], watch: Watch, body: bytes
+    ) -> Packet | None:
+        packet = read(body)
+        if packet is not None:
+            watch("in", packet, len(body))
+        return packet
+
+    def _put_watched(
+        self,
+        put: Callable[[bytes], None],
+        read: Callable[[bytes], Packet | None],
+        watch: Watch,
+        body: bytes,
+    ) -> None:
+        put(body)
+        try:
+            packet = read(body)
+        except PayloadError:  # it is not for who watches to say what may be sent
+            return
+        if packet is not None:
+            watch("out", packet, len(body))
 
     # What the other end says
 
@@ -469,13 +521,13 @@ class Session:
             if packet.k is None:
                 self._react.message(packet.d)
                 return
-            shape = published(self.codec, packet.d) if packet.k == "pub" else None
+            shape = told(self.codec, packet.d) if packet.k == "pub" else None
         else:
             shape = published(self.codec, packet.d)
             if shape is None or shape.topic not in self.topics:  # not asked for: the user's data
                 self._react.message(packet.d)
                 return
-        marks = options_of(Marks, packet.o if "topics" in self.can else None)
+        marks = marks_of(packet.o if "topics" in self.can else None)
         if shape is None or marks is None:
             self.counts.unknown += 1
         else:
@@ -483,7 +535,10 @@ class Session:
 
     def _on_request(self, packet: Packet) -> None:
         if self.credit is not None and self._ours(packet):
-            self._guests.come(packet.n, self._size)
+            if packet.n in self.streams.served:
+                raise RemoteProtocolError("a request has the nonce of a stream")
+            if type(packet.k) is not str or packet.k not in FREE:
+                self._guests.come(packet.n, self._size)
         if self.state is _DRAINING:
             self.fail(packet.n, Failure("closing", "the peer is closing"))
         elif self.interphone and packet.k is None:
@@ -508,6 +563,8 @@ class Session:
     def _on_open(self, packet: Packet) -> None:
         if not self._ours(packet):
             return
+        if packet.n in self._guests:
+            raise RemoteProtocolError("a stream has the nonce of a request")
         window = packet.o.get("credit") if type(packet.o) is dict else None
         self.streams.serve(packet.n, window, self._size)
         many, limits = len(self.streams.served), self.limits
@@ -705,9 +762,8 @@ class Session:
         """Ask something."""
         self._require_open()
         nonce = self._ask(token, now, timeout, RESPONSE)
-        return self._put_request(
-            nonce, self._dialect.request(payload, nonce, self._options(timeout))
-        )
+        options = None if timeout is None else self._options(timeout)
+        return self._put_request(nonce, self._dialect.request(payload, nonce, options))
 
     def call(
         self,
@@ -722,7 +778,11 @@ class Session:
 
         A Node end gets it as a JSON-RPC 2.0 envelope would be read: as a plain request.
         """
-        return self._put_marked("call", payload, token, now, timeout, progress=progress)
+        self._require_open()
+        nonce = self._ask(token, now, timeout, RESPONSE)
+        options = self._options(timeout, progress=progress)
+        write = self._dialect.call if self.interphone else self._dialect.request
+        return self._put_request(nonce, write(payload, nonce, options))
 
     def open_stream(
         self,
@@ -732,6 +792,7 @@ class Session:
         window: int,
         now: float = 0.0,
         timeout: float | None = None,
+        progress: bool = False,
     ) -> Nonce:
         """Ask for a method whose answer or question comes piece by piece; as `call`.
 
@@ -739,7 +800,7 @@ class Session:
         """
         self._require_open()
         nonce = self._ask(token, now, timeout, RESPONSE)
-        options = {"credit": window} | (self._options(timeout) or {})
+        options = {"credit": window} | (self._options(timeout, progress=progress) or {})
         self._put_asking(nonce, self._dialect.packet(OPEN, payload, nonce, options=options))
         self.streams.ask(nonce, token, window)
         return nonce
@@ -751,10 +812,12 @@ class Session:
 
     def _options(self, timeout: float | None, *, progress: bool = False) -> dict[str, Any] | None:
         """What rides along with a request: how long its asker will wait, what else it wants."""
-        if not self.interphone:
+        if not self.interphone or (timeout is None and not progress):
             return None
         options: dict[str, Any] = {} if timeout is None else {"deadline": timeout}
-        return options | {"progress": True} if progress else options or None
+        if progress:
+            options["progress"] = True
+        return options
 
     def ping(self, token: object, *, now: float = 0.0, timeout: float | None = None) -> Nonce:
         """Ask for a sign of life."""
@@ -861,16 +924,13 @@ class Session:
         now: float,
         timeout: float | None,
         options: dict[str, Any] | None = None,
-        *,
-        progress: bool = False,
     ) -> Nonce:
         self._require_open()
         nonce = self._ask(token, now, timeout, RESPONSE)
         mark = kind if self.interphone else None
-        if kind == "call":
-            options = self._options(timeout, progress=progress)
         body = self._dialect.packet(REQUEST, payload, nonce, mark=mark, options=options)
-        return self._put_request(nonce, body)
+        put = self._put_asking if kind in FREE else self._put_request
+        return put(nonce, body)
 
     def publication(
         self,
@@ -909,11 +969,14 @@ class Session:
         Raises:
             MessageTooBig: The answer is over the limit; nothing was sent.
         """
-        if self.answering:
-            self._put(self._dialect.response(payload, nonce))
-            self._served(nonce)
-        else:
+        if self.state is not _OPEN and self.state is not _DRAINING:
             self.counts.unsendable += 1
+            return
+        self._put(self._dialect.response(payload, nonce))
+        if self.streams.served:
+            self._served(nonce)
+        elif self.credit is not None:
+            self._guests.leave(nonce)
 
     def fail(self, nonce: Nonce, failure: Failure, *, id: object = ABSENT) -> None:
         """Answer a request that has no result; `id` is that of a Node asker's envelope."""

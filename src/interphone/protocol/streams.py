@@ -129,6 +129,11 @@ class Streams:
         self.bytes -= stream.size
         return True
 
+    def finished(self, nonce: Nonce) -> bool:
+        """Whether the other end has said that it sends no more; it may have before we asked."""
+        stream = self.served.get(nonce)
+        return stream is not None and stream.finished
+
     def item(self, nonce: Nonce, payload: bytes) -> bool:
         """Send a piece of the answer; False if there is no credit, and nothing was done."""
         stream = self.served.get(nonce)

@@ -12,9 +12,18 @@ meets only those patterns that begin as it does.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-__all__ = ["MAX_TOPIC", "Topics", "is_pattern", "matches", "pattern_fault", "topic_fault"]
+__all__ = [
+    "MAX_TOPIC",
+    "Topics",
+    "is_pattern",
+    "matcher",
+    "matches",
+    "pattern_fault",
+    "topic_fault",
+]
 
 MAX_TOPIC = 255  # bytes of UTF-8
 ONE, REST = "*", ">"
@@ -58,6 +67,81 @@ def matches(pattern: str, topic: str) -> bool:
     elif len(levels) != len(wanted):
         return False
     return all(want in (ONE, level) for want, level in zip(wanted, levels, strict=False))
+
+
+def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """Return whether a topic is for who subscribed to these; for many topics and patterns.
+
+    Each level of a topic costs the same, however many patterns there are: what is left of them
+    after some levels is found out once, and patterns that go on alike are one.
+    """
+    known: dict[tuple[str, _Chain | None], _Chain] = {}
+    chains: dict[_Chain | None, None] = {}
+    for pattern in patterns:
+        chain: _Chain | None = None
+        for level in reversed(pattern.split(".")):
+            key = level, chain
+            chain = known.get(key) or known.setdefault(key, _Chain(level, chain))
+        chains[chain] = None
+    begin = _Step(chains)
+
+    def wanted(topic: str) -> bool:
+        step = begin
+        for level in topic.split("."):
+            if step.rest or not step.left:
+                return step.rest
+            step = step.after(level)
+        return step.ends
+
+    return wanted
+
+
+class _Chain:
+    """Levels of a pattern from one on; those that say the same are one object."""
+
+    __slots__ = ("level", "tail")
+
+    def __init__(self, level: str, tail: _Chain | None) -> None:
+        self.level = level
+        self.tail = tail
+
+
+class _Step:
+    """What of some patterns is left for topics that begin in one way.
+
+    Attributes:
+        left: It; None is a pattern that ends here.
+        ends: Whether one of them ends here.
+        rest: Whether one takes whatever follows.
+    """
+
+    __slots__ = ("_next", "_open", "_said", "ends", "left", "rest")
+
+    def __init__(self, left: dict[_Chain | None, None]) -> None:
+        self.left = left
+        self.ends = None in left
+        self.rest = False
+        self._said: dict[str, dict[_Chain | None, None]] = {}  # what goes on with this very level
+        self._open: dict[_Chain | None, None] = {}  # what goes on with any
+        self._next: dict[str | None, _Step] = {}  # None: a level that nobody says
+        for chain in left:
+            if chain is None:
+                continue
+            if chain.level == ONE:
+                self._open[chain.tail] = None
+            elif chain.level == REST:
+                self.rest = True
+            else:
+                self._said.setdefault(chain.level, {})[chain.tail] = None
+
+    def after(self, level: str) -> _Step:
+        """What is left when the topic goes on with this level."""
+        key = level if level in self._said else None
+        step = self._next.get(key)
+        if step is None:
+            said = {} if key is None else self._said[key]
+            step = self._next[key] = _Step(self._open | said)
+        return step
 
 
 class _Node(Generic[S]):

@@ -58,14 +58,16 @@ class Credentials(msgspec.Struct, frozen=True):
     It is the process that connected or listened, which need not be the one that writes.
 
     Attributes:
-        uid: The user.
+        uid: The user; None on Windows.
         pid: The process, if it can be told; never authorize by it.
         gid: The group, if it can be told.
+        sid: The user of Windows, as ``S-1-5-21-…``, if it can be told.
     """
 
-    uid: int
+    uid: int | None
     pid: int | None = None
     gid: int | None = None
+    sid: str | None = None
 
 
 class Listener(Protocol):
@@ -154,10 +156,14 @@ async def listen(
         from . import tcp
 
         return await tcp.listen(address, factory, tls=tls, backlog=backlog)
-    if isinstance(address, PipeAddress):
-        raise Unsupported("named pipes are not supported by this version")
     if sys.platform == "win32":
-        raise Unsupported("Unix sockets are not supported on Windows")
+        if isinstance(address, UnixAddress):
+            raise Unsupported("Unix sockets are not supported on Windows")
+        from . import pipe
+
+        return await pipe.listen(address, factory, allowed_uids=allowed_uids, backlog=backlog)
+    if isinstance(address, PipeAddress):
+        raise Unsupported("named pipes are a thing of Windows")
     from . import unix
 
     return unix.listen(address, factory, allowed_uids=allowed_uids, backlog=backlog)
@@ -197,10 +203,14 @@ async def connect(
         from . import tcp
 
         return await tcp.connect(address, factory, tls=tls, server_hostname=server_hostname)
-    if isinstance(address, PipeAddress):
-        raise Unsupported("named pipes are not supported by this version")
     if sys.platform == "win32":
-        raise Unsupported("Unix sockets are not supported on Windows")
+        if isinstance(address, UnixAddress):
+            raise Unsupported("Unix sockets are not supported on Windows")
+        from . import pipe
+
+        return await pipe.connect(address, factory, allowed_uids=allowed_uids)
+    if isinstance(address, PipeAddress):
+        raise Unsupported("named pipes are a thing of Windows")
     from . import unix
 
     return unix.connect(address, factory, allowed_uids=allowed_uids)
@@ -226,9 +236,14 @@ def connect_socket(address: Address, *, allowed_uids: frozenset[int] | None = No
 
 
 def hung_up(transport: asyncio.BaseTransport) -> bool:
-    """Tell whether the other end of a socket is gone altogether, without reading from it."""
+    """Tell whether the other end is gone altogether, without reading from it."""
+    if sys.platform == "win32":
+        from . import windows
+
+        pipe = transport.get_extra_info("pipe")
+        return pipe is not None and windows.broken(pipe.handle)
     sock = transport.get_extra_info("socket")
-    if sock is None or sys.platform == "win32":
+    if sock is None:
         return False
     look = select.poll()
     look.register(sock.fileno(), 0)  # a hang-up is told unasked; see poll(2)
@@ -272,10 +287,12 @@ class WriteGate:
             protocol.pause_writing()
 
 
-def own_credentials() -> Credentials | None:
-    """Tell who we are; None where users have no number."""
+def own_credentials() -> Credentials:
+    """Tell who we are."""
     if sys.platform == "win32":
-        return None
+        from . import windows
+
+        return Credentials(None, os.getpid(), sid=windows.own_sid())
     return Credentials(os.geteuid(), os.getpid(), os.getegid())
 
 
@@ -284,7 +301,7 @@ def same_owner(transport: asyncio.BaseTransport) -> bool:
     if transport.get_extra_info("same_process"):
         return True
     own, other = own_credentials(), transport.get_extra_info("credentials")
-    return own is not None and isinstance(other, Credentials) and other.uid == own.uid
+    return isinstance(other, Credentials) and (other.uid, other.sid) == (own.uid, own.sid)
 
 
 def _check_tls(address: Address, tls: ssl.SSLContext | None) -> None:

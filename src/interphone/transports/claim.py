@@ -88,6 +88,19 @@ class Claim:
             self._unlink(self._name, self._published)
         self._published = None
 
+    def clear(self) -> bool:
+        """Remove a socket from the path that nobody listens at any more; whether there was one.
+
+        Raises:
+            AddressInUse: Somebody is there, or it is no socket of ours to touch.
+        """
+        # Who takes no lock may come at any time: what is removed is what was probed.
+        identity = self._identity(self._name)
+        if identity is None or not self._find_dead_socket():
+            return False
+        self._unlink(self._name, identity)
+        return True
+
     def release(self) -> None:
         """Give the path back: the next server may take it."""
         self.withdraw()

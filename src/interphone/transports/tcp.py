@@ -11,6 +11,7 @@ import errno
 import ipaddress
 import socket
 import ssl
+from asyncio.trsock import TransportSocket
 
 from ..address import TcpAddress
 from ..errors import AddressError, AddressInUse, ConnectError, HandshakeError
@@ -44,6 +45,8 @@ async def listen(
         if exc.errno == errno.EADDRINUSE:
             raise AddressInUse(str(address), "somebody listens there") from exc
         raise AddressError(f"cannot listen at {address}: {exc.strerror or exc}") from exc
+    for sock in server.sockets:
+        _never_wait(sock)  # those that are accepted inherit it
     port: int = server.sockets[0].getsockname()[1]
     return TcpListener(TcpAddress(address.host, port), server)
 
@@ -68,6 +71,7 @@ async def connect(
         )
     except OSError as exc:
         raise _connect_error(address, exc, tls) from exc
+    _never_wait(transport.get_extra_info("socket"))
     return transport
 
 
@@ -87,6 +91,11 @@ class TcpListener:
     def close(self) -> None:
         """Stop accepting; accepted connections stay. Idempotent."""
         self._server.close()
+
+
+def _never_wait(sock: socket.socket | TransportSocket) -> None:
+    """Send small writes at once; asyncio sees to it itself, but not on Windows."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _connect_error(address: TcpAddress, exc: OSError, tls: ssl.SSLContext | None) -> ConnectError:

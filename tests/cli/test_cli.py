@@ -1,0 +1,573 @@
+"""Every command, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interphone import Client, InterphoneError, Refuse, Server
+from interphone.cli import main
+from interphone.cli.ending import CODES
+from interphone.cli.helping import PEERS
+from interphone.cli.output import escape, json_of
+
+both = pytest.mark.parametrize("server", ["shop", "old"])
+
+
+def lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+# call, request, send, stream
+
+
+@both
+def test_call_prints_the_result(cli, server):
+    assert cli("call", server, "add", "2", "b=40") == (0, "42\n", "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("3", 3),
+        ("-1.5", -1.5),
+        ("true", True),
+        ("null", None),
+        ('"3"', "3"),
+        ("[1,[2]]", [1, [2]]),
+        ('{"a": "=b"}', {"a": "=b"}),
+        ("hello", "hello"),
+        ("two words", "two words"),
+        ("a-b=c", "a-b=c"),
+        ("", ""),
+        ("ü=3", "ü=3"),
+    ],
+)
+def test_what_is_typed_becomes_a_value(cli, typed, meant):
+    done = cli("call", "shop", "echo", "--json", "--", typed)
+
+    assert (done.code, json.loads(done.out)) == (0, [meant, None])
+
+
+def test_parameters_may_have_names(cli):
+    done = cli("call", "shop", "echo", "1", "text", 'key={"a":[true]}', "--json")
+
+    assert json.loads(done.out) == [1, "text", {"a": [True]}]
+
+
+def test_values_come_from_files(cli, tmp_path):
+    value, text = tmp_path / "value.json", tmp_path / "text"
+    value.write_text('{"a": 1}\n')
+    text.write_text("two\nlines\n")
+
+    done = cli("call", "shop", "echo", f"@{value}", f"key=@{text}", "--json")
+
+    assert json.loads(done.out) == [{"a": 1}, "two\nlines"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "why"),
+    [
+        (["@/no/such/file"], "cannot read /no/such/file: No such file or directory"),
+        (['{"a":'], "is no JSON"),
+        (["key=1", "key=2"], "key is given twice"),
+        (["-", "key=-"], "stdin can be read only once"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_sent(cli, told, typed, why):
+    done = cli("call", "shop", "wait.forever", *typed)
+
+    assert (done.code, done.out) == (2, "")
+    assert why in done.err
+    assert done.err.count("\n") == 1
+    assert told == []
+
+
+def test_result_for_people_is_spread_out_and_for_programs_in_one_line(cli):
+    assert cli("request", "shop", '{"a": [1]}').out == '{\n  "a": [\n    1\n  ]\n}\n'
+    assert cli("request", "shop", '{"a": [1]}', "--json").out == '{"a":[1]}\n'
+    assert cli("request", "shop", "hello").out == "hello\n"
+    assert cli("request", "shop", "hello", "--json").out == '"hello"\n'
+
+
+@both
+def test_message_is_sent(cli, hosted, told, server):
+    assert cli("send", server, '{"a":1}') == (0, "", "")
+    assert cli("send", server, "2", "--json").out == '{"sent":true}\n'
+    assert cli("call", server, "add", "1").code == 0
+    assert told == [{"a": 1}, 2]
+
+
+@both
+def test_stream_prints_each_piece(cli, server):
+    assert cli("stream", server, "count", "3").out == "0\n1\n2\n"
+    assert cli("stream", server, "count", "last=1000000", "--count", "2").out == "0\n1\n"
+
+
+def test_stream_reads_items_from_a_file(cli, tmp_path):
+    items = tmp_path / "items"
+    items.write_text("1\n\n2\n39")
+
+    assert cli("stream", "shop", "total", "--items", f"@{items}").out == "42\n"
+
+
+def test_items_are_read_from_stdin_or_a_file_only(cli):
+    assert cli("stream", "shop", "total", "--items", "[1,2]").code == 2
+    assert cli("stream", "shop", "total", "--items", "@/no/such").code == 2
+
+
+# sub, pub
+
+
+@both
+def test_publish_tells_for_how_many_it_was(cli, hosted, server):
+    assert cli("pub", server, "news", "1").out == "matched 0, queued 0, dropped 0\n"
+    done = cli("pub", server, "news", '"x"', "--json", "--delivered")
+    assert json.loads(done.out) == {"matched": 0, "queued": 0, "dropped": 0, "delivered": 0}
+
+
+def test_each_line_of_a_file_is_published(cli, tmp_path):
+    values = tmp_path / "values"
+    values.write_text('1\n{"a":2}\n')
+
+    done = cli("pub", "shop", "news", f"@{values}", "--lines", "--json")
+
+    assert len(lines(done.out)) == 2
+    assert cli("pub", "shop", "news", "text", "--lines").code == 2
+
+
+def test_subscription_begins_with_last_values_and_ends_after_a_count(cli):
+    cli("pub", "shop", "degrees.hall", "18", "--retain")
+    cli("pub", "shop", "degrees.attic", '"\\u001b[2J"', "--retain")
+
+    text = cli("sub", "shop", "degrees.*", "--count", "2")
+    programs = cli("sub", "shop", "degrees.*", "--count", "2", "--json")
+
+    assert sorted(text.out.splitlines()) == [
+        "degrees.attic (last value) \\x1b[2J",
+        "degrees.hall (last value) 18",
+    ]
+    assert text.err == "subscribed to degrees.*; Ctrl-C ends\n"
+    assert programs.err == ""
+    assert {"topic": "degrees.hall", "value": 18, "retained": True} in lines(programs.out)
+
+
+def test_subscription_that_heard_too_little_in_its_time_says_so(cli):
+    assert cli("sub", "shop", "silence", "--for", "0.01").code == 0
+    assert cli("sub", "shop", "silence", "--for", "0.01", "--count", "1").code == 4
+
+
+# ping, bench
+
+
+@both
+def test_ping_measures(cli, server):
+    done = cli("ping", server, "--count", "3", "--interval", "0", "--json")
+
+    *pings, summary = lines(done.out)
+    assert [ping["seq"] for ping in pings] == [1, 2, 3]
+    times = sorted(ping["ms"] for ping in pings)
+    assert (summary["sent"], summary["answered"]) == (3, 3)
+    assert [summary["ms"][name] for name in ("min", "median", "max")] == times
+
+
+@pytest.mark.parametrize("what", [(), ("add", "1", "b=2"), ("--request", "[1]")])
+def test_bench_measures_one_and_many(cli, what):
+    done = cli("bench", "shop", *what, "-s", "0.05", "--at-once", "4", "--json")
+
+    one, many = lines(done.out)
+    assert (one["at_once"], many["at_once"]) == (1, 4)
+    for part in (one, many):
+        assert part["answers"] > 0
+        assert sum(count for _, count in part["histogram_ms"]) == part["answers"]
+        assert part["ms"]["min"] <= part["ms"]["median"] <= part["ms"]["max"]
+        bounds = [bound for bound, _ in part["histogram_ms"]]
+        assert bounds == sorted(set(bounds))
+        assert part["ms"]["max"] < bounds[-1]
+
+
+def test_bench_draws_a_histogram(cli):
+    done = cli("bench", "shop", "-s", "0.05")
+
+    assert "one at a time: " in done.out
+    assert "32 at once: " in done.out
+    assert " ms │█" in done.out
+
+
+def test_bench_finds_an_error_before_it_begins(cli):
+    done = cli("bench", "shop", "ad")
+
+    assert (done.code, done.out) == (1, "")
+    assert "did you mean 'add'?" in done.err
+    assert cli("bench", "shop", "add", "1", "--request", "1").code == 2
+
+
+def test_error_in_the_middle_of_a_bench_is_one_sentence(cli):
+    done = cli("bench", "shop", "tire", "-s", "60", "--json")
+
+    assert done.code == 1
+    assert json.loads(done.err)["message"] == "enough"
+    assert json.loads(done.out)["answers"] > 0
+
+
+# info, describe, list
+
+
+@both
+def test_info_tells_who_is_there(cli, server):
+    text = cli("info", server)
+    told = json.loads(cli("info", server, "--json").out)
+
+    assert f"pid         {os.getpid()}\n" in text.out
+    assert "method      wait.forever: " in text.out
+    assert told["kind"] == "interphone"
+    assert told["dialect"] == ("native" if server == "shop" else "classic")
+    assert told["info"]["pid"] == told["pid"] == os.getpid()
+    assert told["stats"]["peers"] >= 1
+
+
+def test_classic_is_spoken_on_request(cli):
+    assert json.loads(cli("info", "shop", "--classic", "--json").out)["dialect"] == "classic"
+
+
+def test_server_over_tcp_shows_what_it_shows_to_everybody(cli, hosted):
+    done = cli("info", hosted.tcp, "--json")
+
+    told = json.loads(done.out)
+    assert (done.code, told["kind"], told["pid"]) == (0, "interphone", None)
+    assert "same user" in told["silent"]
+    assert cli("call", hosted.tcp, "add", "2").out == "3\n"
+
+
+@both
+def test_methods_are_described(cli, server):
+    text = cli("describe", server).out
+
+    assert "add(a: int, b: int = ...) -> int\n    Add two numbers.\n" in text
+    assert "echo(value: Any, *more: Any, key: Any = ...) -> Any\n" in text
+    assert "count(last: int) ->* int\n" in text
+    assert "total(<int>...) -> int\n" in text
+    described = json.loads(cli("describe", server, "--json").out)
+    assert [each["name"] for each in described["methods"]][:2] == ["add", "count"]
+
+
+def test_one_method_is_described_in_full(cli):
+    assert "Both may be negative." in cli("describe", "shop", "add").out
+    assert "at most 7 at once" in cli("describe", "shop", "wait.forever").out
+    assert "use 'interphone stream'" in cli("describe", "shop", "total").out
+    assert json.loads(cli("describe", "shop", "add", "--json").out)["params"][0]["schema"] == {
+        "type": "integer"
+    }
+    assert cli("describe", "shop", "nothing").code == 1
+
+
+def test_list_shows_what_listens(cli, hosted, home):
+    left_over = str(home / "interphone" / "left.sock")
+    foreign = str(home / "foreign")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(left_over)
+    try:
+        with socket.socket(socket.AF_UNIX) as alive:
+            alive.bind(foreign)
+            alive.listen()
+            listed = {each["name"]: each for each in lines(cli("list", "--json").out)}
+            text = cli("list").out
+    finally:
+        os.unlink(left_over)
+        os.unlink(foreign)
+
+    assert listed["shop"]["kind"] == listed["old"]["kind"] == "interphone"
+    assert listed["shop"]["pid"] == os.getpid()
+    assert listed["shop"]["peers"] == 0
+    assert listed["shop"]["age"] >= 0
+    assert listed["left"]["kind"] == "dead"
+    assert (listed[foreign]["kind"], listed[foreign]["pid"]) == ("?", os.getpid())
+    head, *rows = text.splitlines()
+    assert head.split() == ["NAME", "KIND", "PID", "AGE", "PEERS", "ADDRESS"]
+    assert [row.split()[0] for row in rows][:3] == ["left", "old", "shop"]
+
+
+def test_list_counts_peers(cli, client):
+    listed = {each["name"]: each for each in lines(cli("list", "--json").out)}
+
+    assert listed["shop"]["peers"] == 1
+
+
+def test_list_says_when_there_is_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("interphone.cli.looking.private_directories", lambda: iter([str(tmp_path)]))
+
+    assert main(["list"]) == 0
+    assert capsys.readouterr() == ("", "nothing listens here\n")
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "sentence"),
+    [
+        (["call", "shop", "fail", "no such book"], 1, "ValueError: no such book"),
+        (["call", "shop", "ad"], 1, "there is no method 'ad': did you mean 'add'?"),
+        (["call", "shop", "add", "x"], 1, "'interphone describe shop add' shows them"),
+        (["call", "shop", "count", "3"], 2, "count streams its answer: open it as a stream"),
+        (["stream", "shop", "add", "3"], 2, "add does not stream: call it"),
+        (["call", "nowhere", "add"], 3, "nobody listens there; 'interphone doctor nowhere'"),
+        (["call", "shop", "wait.forever", "-t", "0.05"], 4, "no answer within 0.05 s; --timeout"),
+        (["request", "shop", "wait", "-t", "0.05"], 4, "no answer within 0.05 s"),
+        (["call", "@abstract", "add"], 2, "abstract sockets"),
+        (["call", "x" * 200, "add"], 2, "too long"),
+        (["call", "tcp://127.0.0.1:99999", "add"], 2, "99999 is not a port"),
+        (["call", "shop", "add", "--isdk", "--net-ipc"], 2, "exclude each other"),
+        (["pub", "shop", "a.*", "1"], 2, "is a pattern"),
+        (["sub", "shop", "a..>.b"], 2, ">"),
+        (["request", "shop", str(10**30)], 2, "cannot be encoded"),
+    ],
+)
+def test_errors_are_one_sentence_and_a_code(cli, args, code, sentence):
+    done = cli(*args)
+
+    assert (done.code, done.out) == (code, "")
+    assert done.err.startswith("interphone: ")
+    assert sentence in done.err.splitlines()[0]
+    assert code in CODES
+
+
+def test_notes_of_an_error_are_shown(cli):
+    assert cli("call", "shop", "fail", "x").err.endswith("\n  take another\n")
+
+
+def test_errors_are_objects_for_programs(cli):
+    told = json.loads(cli("call", "shop", "fail", "x", "--json").err)
+
+    assert (told["error"], told["kind"], told["message"]) == ("RemoteError", "ValueError", "x")
+    assert (told["exit"], told["notes"]) == (1, ["take another"])
+
+
+def test_server_that_is_not_there_yet_is_waited_for(cli, hosted, home):
+    server = Server("late")
+    hosted.loop.call_soon_threadsafe(
+        lambda: hosted.loop.call_later(0.2, lambda: hosted.loop.create_task(server.start()))
+    )
+    server.on_request(lambda peer, data: data)
+
+    assert cli("request", "late", "1", "--wait", "20").out == "1\n"
+    hosted.do(server.close())
+    assert cli("request", "late", "1", "--wait", "0.05").code == 3
+
+
+def test_authorize_is_told_the_payload(cli, hosted):
+    server = Server("guarded")
+
+    @server.authorize
+    def decide(peer: object, payload: Any) -> None:
+        if payload != {"token": 7}:
+            raise Refuse("no entry \x1b[31m")
+
+    hosted.do(server.start())
+    try:
+        refused = cli("send", "guarded", "1")
+        let_in = cli("send", "guarded", "1", "--payload", '{"token": 7}')
+    finally:
+        hosted.do(server.close())
+
+    assert refused.code == 3
+    assert "no entry \\x1b[31m; --payload gives a token" in refused.err
+    assert let_in.code == 0
+
+
+# What a terminal might act upon
+
+
+def test_control_characters_of_peers_are_written_out(cli):
+    for form in ((), ("--json",)):
+        done = cli("call", "shop", "nasty", *form)
+        assert not {each for each in done.out if each != "\n" and not each.isprintable()}
+        assert json.loads(done.out) == {"\x1b[2J": "\x1b]0;title\x07 \x9b31m \u202e"}
+
+
+@pytest.mark.parametrize("code", [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x202E, 0x2066, 0xD800])
+def test_no_such_character_passes(code):
+    for text in (escape(f"a{chr(code)}b"), json_of({chr(code): f"a{chr(code)}b"})):
+        assert chr(code) not in text
+        assert text.isprintable()
+
+
+def test_newlines_and_tabs_stay_where_they_may():
+    assert escape("a\n\tb", keep="\n\t") == "a\n\tb"
+    assert escape("ä → €") == "ä → €"
+    assert json_of({"a": 10**30}) == '{"a":1000000000000000000000000000000}'
+    assert json.loads(json_of(["\ud800"])) == ["\ud800"]
+
+
+# tap
+
+
+def test_tap_shows_calls_and_answers(cli, hosted, client):
+    hosted.loop.call_soon_threadsafe(hosted.loop.create_task, _keep_calling(client))
+
+    done = cli("tap", "shop", "--name", "add", "--count", "2")
+    call, answer = lines(cli("tap", "shop", "--name", "add", "-n", "2", "--json").out)
+
+    assert "call        add 1, 2" in done.out
+    assert " ms 3\n" in done.out
+    assert done.err == "watching shop; Ctrl-C ends\n2 seen\n"
+    assert {call["kind"], answer["kind"]} == {"call", "answer"}
+    assert call["name"] == answer["name"] == "add"
+    assert cli("tap", "shop", "--kind", "nonsense").code == 2
+    assert cli("tap", "shop", "--all", "--kind", "call", "--cut", "0", "-n", "1", "--json").out
+    filtered = cli(
+        "tap", "shop", "--peer", client.id, "-k", "answer", "-n", "1", "--json", "--secrets"
+    )
+    assert lines(filtered.out)[0]["peer"] == client.id
+
+
+async def _keep_calling(client: Client) -> None:
+    try:
+        while True:
+            await client.call("add", 1, 2)
+            await asyncio.sleep(0.005)
+    except InterphoneError:
+        return  # the test is over
+
+
+# doctor
+
+
+@both
+def test_doctor_finds_nothing_wrong(cli, server):
+    done = cli("doctor", server)
+
+    assert done.code == 0
+    assert f"is listened at by process {os.getpid()}" in done.out
+    assert f"{server}.sock.lock is held" in done.out
+    assert "lets others in" not in done.out
+    findings = lines(cli("doctor", server, "--json").out)
+    assert {each["verdict"] for each in findings} == {"fine"}
+    assert [each["about"] for each in findings] == [
+        "this end", "path", "directory", "socket", "lock", "server",
+    ]  # fmt: skip
+
+
+def test_doctor_mends_what_is_left_over(cli, hosted, home):
+    path = home / "interphone" / "left.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    Path(f"{path}.lock").write_text("4\n")
+
+    looked = cli("doctor", "left")
+    still_there = path.is_socket()
+    all_of_them = cli("doctor")
+    mended = cli("doctor", "left", "--fix")
+
+    assert (looked.code, still_there, all_of_them.code) == (1, True, 1)
+    assert "is left over: nobody listens there any more" in looked.out
+    assert "is left over of process 4" in looked.out
+    assert (mended.code, mended.out.count("has been removed")) == (0, 2)
+    assert not path.exists()
+    assert not Path(f"{path}.lock").exists()
+    assert cli("doctor").code == 0
+    assert cli("call", "shop", "add", "1").code == 0
+
+
+def test_doctor_removes_a_lock_that_is_left_alone(cli, home):
+    lock = home / "interphone" / "only.sock.lock"
+    lock.write_text("4\n")
+
+    assert "it is in nobody's way" in cli("doctor", "only").out
+    assert cli("doctor", "only", "--fix").code == 0
+    assert not lock.exists()
+
+
+def test_doctor_never_touches_what_is_not_a_socket_or_lock_of_ours(cli, home):
+    file, lock = home / "interphone" / "file.sock", home / "interphone" / "odd.sock.lock"
+    file.write_text("precious")
+    lock.write_text("a diary, not the number of a process")
+
+    for name, what in (("file", "is a file, and no socket"), ("odd", "is no lock of a server")):
+        done = cli("doctor", name, "--fix")
+        assert done.code == 1
+        assert what in done.out
+    assert file.read_text() == "precious"
+    assert lock.read_text().startswith("a diary")
+    file.unlink()
+    lock.unlink()
+
+
+def test_doctor_finds_a_server_whose_socket_was_removed(cli, hosted, home):
+    server = Server("lost")
+    hosted.do(server.start())
+    os.unlink(home / "interphone" / "lost.sock")
+
+    done = cli("doctor", "lost", "--fix")
+    hosted.do(server.close())
+
+    assert done.code == 1
+    assert f"is held of process {os.getpid()}, but it does not listen" in done.out
+
+
+def test_doctor_closes_the_private_directory_to_others(cli, home):
+    directory = home / "interphone"
+    directory.chmod(0o755)
+    try:
+        refused = cli("call", "shop", "add", "1")
+        looked, mended = cli("doctor", "shop"), cli("doctor", "shop", "--fix")
+        mode = stat.S_IMODE(directory.stat().st_mode)
+    finally:
+        directory.chmod(0o700)
+
+    assert refused.code == 2
+    assert "is not safe" in refused.err
+    assert looked.code == 1
+    assert "lets others in, mode 0755" in looked.out
+    assert (mended.code, mode) == (0, 0o700)
+
+
+def test_doctor_tells_of_a_server_that_says_nothing(cli, home):
+    path = home / "mute"
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(path))
+        mute.listen()
+        done = cli("doctor", str(path))
+    path.unlink()
+
+    assert done.code == 1
+    assert "no connection to" in done.out
+
+
+def test_doctor_of_places_that_are_none(cli, hosted, home):
+    assert "does not exist" in cli("doctor", str(home / "no" / "where")).out
+    assert cli("doctor", str(home / "no" / "where")).code == 1
+    assert cli("doctor", "nothing-here").code == 0
+    assert cli("doctor", hosted.tcp).code == 0
+    assert cli("doctor", "tcp://127.0.0.1:1").code == 1
+
+
+# help
+
+
+def test_help_has_topics_and_commands(cli):
+    peers = cli("help", "peers").out
+
+    assert all(f"\n{command} " in f"\n{peers}" for command, *_ in PEERS)
+    assert all(f"{code:>3}  " in cli("help", "exits").out for code in CODES)
+    assert "@file" in cli("help", "values").out
+    assert "tcp://" in cli("help", "addresses").out
+    assert cli("help").out == cli("--help").out
+    assert cli("help", "call").out == cli("call", "--help").out
+    assert cli("help", "nonsense").code == 2
+
+
+def test_wrong_usage_is_2(cli):
+    assert cli("call").code == 2
+    assert cli("nonsense").code == 2
+    assert cli("ping", "shop", "--count", "none").code == 2
