@@ -205,6 +205,32 @@ def test_node_peers_are_seen_as_what_they_look_like(run, address):
     run(main())
 
 
+def test_what_cannot_be_read_is_seen_all_the_same(run, address):
+    async def main() -> None:
+        server = library(address)
+        async with server, Raw.connect(address) as raw, looking_on(server) as sight:
+            await raw.open(interphone={"version": 1, "dialects": ["classic"], "can": ["topics"]})
+            raw.write(
+                {"t": 2, "k": "call", "d": {"no": "method"}, "n": "1"},
+                {"t": 2, "k": "call", "d": {"method": "login", "params": 7}, "n": "2"},
+                {"t": 2, "k": "forget", "d": "a.b", "n": "3"},
+                {"t": 2, "k": "teleport", "d": 1, "n": "4"},
+                {"t": 8, "n": "never"},
+                {"t": 21, "n": 1, "d": [1, "a"]},
+            )
+            seen = await sight.of("call", "call", "forget", "request", "cancel", "missed")
+        assert [(each.name, each.value) for each in seen] == [
+            (None, '{"no":"method"}'),
+            ("login", "<unreadable>"),
+            ("a.b", None),
+            (None, "1"),
+            (None, None),
+            (None, '[1,"a"]'),
+        ]
+
+    run(main())
+
+
 # What is shown
 
 

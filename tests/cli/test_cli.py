@@ -17,6 +17,7 @@ from interphone.cli import main
 from interphone.cli.ending import CODES
 from interphone.cli.helping import PEERS
 from interphone.cli.output import escape, json_of
+from support.ends import Raw
 
 both = pytest.mark.parametrize("server", ["shop", "old"])
 
@@ -176,6 +177,31 @@ def test_ping_measures(cli, server):
     times = sorted(ping["ms"] for ping in pings)
     assert (summary["sent"], summary["answered"]) == (3, 3)
     assert [summary["ms"][name] for name in ("min", "median", "max")] == times
+
+
+def test_lost_pings_are_a_timeout(cli, hosted, home):
+    path = str(home / "mute")
+    ready, over = asyncio.Event(), asyncio.Event()
+
+    async def be_mute() -> None:
+        async with Raw.serve(path) as comers:
+            ready.set()
+            await (await comers.get()).let_in()
+            await over.wait()
+
+    mute = asyncio.run_coroutine_threadsafe(be_mute(), hosted.loop)
+    hosted.do(ready.wait())
+    done = cli("ping", path, "-n", "2", "-i", "0", "-t", "0.05")
+    hosted.loop.call_soon_threadsafe(over.set)
+    mute.result(10)
+    os.unlink(path)
+
+    assert done.code == 4
+    assert done.out.splitlines() == [
+        "seq=1  no answer within 0.05 s",
+        "seq=2  no answer within 0.05 s",
+        f"--- {path}: 2 sent, 0 answered",
+    ]
 
 
 @pytest.mark.parametrize("what", [(), ("add", "1", "b=2"), ("--request", "[1]")])
@@ -542,6 +568,36 @@ def test_doctor_tells_of_a_server_that_says_nothing(cli, home):
 
     assert done.code == 1
     assert "no connection to" in done.out
+
+
+def test_doctor_finds_the_server_of_another_environment(cli, hosted, home, monkeypatch, tmp_path):
+    other, mine = home / "interphone", home / "mine"
+    mine.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(mine))
+    places = [str(mine / "interphone"), str(other)]
+    monkeypatch.setattr("interphone.cli.doctoring.private_directories", lambda: iter(places))
+
+    one, all_of_them = cli("doctor", "shop"), cli("doctor")
+
+    assert one.code == 1
+    assert f"a server of that name listens in {other}" in one.out
+    assert all_of_them.code == 0
+    assert "does not exist yet; the first server makes it" in all_of_them.out
+    assert f"2 more in {other}, from another environment" in all_of_them.out
+
+
+def test_doctor_tells_of_versions_that_differ(cli, monkeypatch):
+    monkeypatch.setattr("interphone.introspection.CAPABILITIES", ("errors", "teleport\x07"))
+    skew = cli("doctor", "shop")
+    monkeypatch.undo()
+    monkeypatch.setattr("interphone.introspection.__version__", "99.0")
+    newer = cli("doctor", "shop")
+
+    assert skew.code == newer.code == 0
+    assert "it cannot: streams, " in skew.out
+    assert "this end cannot: teleport\\x07" in skew.out
+    assert "interphone 99.0, wire 1, native" in newer.out
+    assert "; this end is " in newer.out
 
 
 def test_doctor_of_places_that_are_none(cli, hosted, home):
