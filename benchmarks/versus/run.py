@@ -66,8 +66,11 @@ class Worker:
         )
         self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self.listen, daemon=True).start()
-        self.pids = [self.process.pid, *self.hear(ANSWER_WITHIN).get("pids", [])]
-        self.role = role
+        try:
+            self.pids = [self.process.pid, *self.hear().get("pids", [])]
+        except Failed:
+            self.process.kill()
+            raise
 
     def listen(self) -> None:
         assert self.process.stdout is not None
