@@ -26,6 +26,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CORES = sorted(os.sched_getaffinity(0))[:2] if hasattr(os, "sched_getaffinity") else []
 ANSWER_WITHIN = 30.0  # seconds; whoever is slower has failed
-LOST_AFTER = 5.0  # seconds of waiting for publications that do not come
+LOST_AFTER = 2.0  # seconds of waiting for publications that do not come
 BUSY = 0.35  # of a core used by others: the full form may try such a run once more
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -65,8 +66,11 @@ class Worker:
         )
         self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self.listen, daemon=True).start()
-        self.pids = [self.process.pid, *self.hear(ANSWER_WITHIN).get("pids", [])]
-        self.role = role
+        try:
+            self.pids = [self.process.pid, *self.hear().get("pids", [])]
+        except Failed:
+            self.process.kill()
+            raise
 
     def listen(self) -> None:
         assert self.process.stdout is not None
@@ -114,7 +118,8 @@ class Worker:
 
     def end(self) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with suppress(OSError):  # it has ended, and has not read all
+            self.process.stdin.close()
         try:
             self.process.wait(2)
         except subprocess.TimeoutExpired:

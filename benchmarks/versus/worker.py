@@ -11,9 +11,12 @@ all processes share.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import resource
+import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -22,6 +25,8 @@ from time import perf_counter
 from typing import Any
 
 Item = dict[str, Any]
+PR_SET_PDEATHSIG = 1
+brokers: list[subprocess.Popen[bytes]] = []
 
 
 def item(number: int) -> Item:
@@ -32,6 +37,18 @@ def item(number: int) -> Item:
 def say(**facts: object) -> None:
     sys.stdout.write(json.dumps(facts) + "\n")
     sys.stdout.flush()
+
+
+def start_broker(*command: object) -> int:
+    """Start a program that ends with this process, however that ends; return its pid."""
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        stdout=subprocess.DEVNULL,
+        stderr=None if os.environ.get("BENCH_DEBUG") else subprocess.DEVNULL,
+        preexec_fn=lambda: ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+    )
+    brokers.append(process)  # or it would be waited for when it is collected
+    return process.pid
 
 
 class Sink:

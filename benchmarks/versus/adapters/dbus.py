@@ -6,15 +6,13 @@ Not for bursts: version 5.2 loses its connection when the socket is full.
 from __future__ import annotations
 
 import asyncio
-import atexit
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from dbus_fast import Message, MessageType
 from dbus_fast.aio import MessageBus
-from worker import item
+from worker import item, start_broker
 
 BLOCKING = False
 encode, decode = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
@@ -41,11 +39,7 @@ class Server:
     async def start(self) -> None:
         config = Path(f"{self.address}.conf")
         config.write_text(CONFIG.format(self.address))
-        self.broker = subprocess.Popen(
-            ["dbus-daemon", f"--config-file={config}", "--nofork"], stderr=subprocess.DEVNULL
-        )
-        atexit.register(self.broker.kill)
-        self.pids = [self.broker.pid]
+        self.pids = [start_broker("dbus-daemon", f"--config-file={config}", "--nofork")]
         while not Path(self.address).exists():
             await asyncio.sleep(0.02)  # the broker is starting
         self.bus = await joined(self.address)

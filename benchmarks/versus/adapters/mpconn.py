@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 from contextlib import suppress
 from multiprocessing import connection as mp
@@ -81,18 +83,26 @@ class Subscribers:
 
     def __init__(self, address: str, sinks: list[Any]) -> None:
         self.connections = [mp.Client(address) for _ in sinks]
+        self.threads = []
         for connection, sink in zip(self.connections, sinks, strict=True):
             connection.send((SUBSCRIBE, None))
             connection.recv()
-            threading.Thread(target=self.read, args=(connection, sink), daemon=True).start()
+            thread = threading.Thread(target=self.read, args=(connection, sink), daemon=True)
+            thread.start()
+            self.threads.append(thread)
 
     def read(self, connection: Any, sink: Any) -> None:
         try:
             while True:
                 sink(connection.recv())
-        except (EOFError, OSError, TypeError):  # TypeError: closed while it was read
+        except (EOFError, OSError):
             return
 
     def close(self) -> None:
+        """Not before the threads have seen the end: they would read from who gets the fd next."""
         for connection in self.connections:
+            with socket.socket(fileno=os.dup(connection.fileno())) as same:
+                same.shutdown(socket.SHUT_RDWR)
+        for thread, connection in zip(self.threads, self.connections, strict=True):
+            thread.join()
             connection.close()

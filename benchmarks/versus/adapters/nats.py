@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import socket
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import nats
-from worker import item
+from worker import item, start_broker
 
 BLOCKING = False
 LIMITS = {"pending_msgs_limit": -1, "pending_bytes_limit": -1}
@@ -29,13 +27,7 @@ class Server:
         Path(f"{self.address}.port").write_text(str(port))
         config = Path(f"{self.address}.conf")
         config.write_text("max_pending: 1GB\n")
-        self.broker = subprocess.Popen(
-            ["nats-server", "-a", "127.0.0.1", "-p", str(port), "-c", str(config)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        atexit.register(self.broker.kill)
-        self.pids = [self.broker.pid]
+        self.pids = [start_broker("nats-server", "-a", "127.0.0.1", "-p", port, "-c", config)]
         self.nats = await connected(self.address)
         await self.nats.subscribe("echo", cb=self.answer, **LIMITS)
         await self.nats.subscribe("sink", cb=self.hear, **LIMITS)

@@ -6,15 +6,13 @@ Requests are pushed to a list that the server waits for; answers to a list of th
 from __future__ import annotations
 
 import asyncio
-import atexit
-import subprocess
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 import redis.asyncio
-from worker import item
+from worker import item, start_broker
 
 BLOCKING = False
 encode, decode = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
@@ -36,26 +34,11 @@ class Server:
         self.address, self.sink = address, sink
 
     async def start(self) -> None:
-        self.broker = subprocess.Popen(
-            [
-                "redis-server",
-                *(
-                    "--port",
-                    "0",
-                    "--unixsocket",
-                    self.address,
-                    "--save",
-                    "",
-                    "--maxclients",
-                    "5000",
-                ),
-                *("--client-output-buffer-limit", "pubsub 0 0 0"),
-            ],
-            stdout=subprocess.DEVNULL,
-            cwd=Path(self.address).parent,
-        )
-        atexit.register(self.broker.kill)
-        self.pids = [self.broker.pid]
+        options = {"port": 0, "unixsocket": self.address, "save": "", "maxclients": 5000}
+        given = [word for name, value in options.items() for word in (f"--{name}", value)]
+        place = ("--dir", Path(self.address).parent)
+        unlimited = ("--client-output-buffer-limit", "pubsub 0 0 0")
+        self.pids = [start_broker("redis-server", *given, *place, *unlimited)]
         while not Path(self.address).exists():
             await asyncio.sleep(0.02)  # the broker is starting
         self.redis = opened(self.address)
