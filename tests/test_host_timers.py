@@ -16,6 +16,7 @@ import pytest
 
 from interphone import Poll, poll_from_blender, poll_from_qt
 from interphone.blocking import Client, Server
+from support.lacking import lacking
 from support.threads import Gate, Worker, no_thread_left
 
 HERE = threading.get_ident
@@ -71,7 +72,7 @@ def told_by(source: str, address: str, **environment: str) -> list[str]:
         env={**os.environ, **environment},
     )
     if "cannot open shared object file" in done.stderr:
-        pytest.skip("the machine has not all that this toolkit needs")
+        lacking("the machine has not all that this toolkit needs: `make setup` gets it")
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -84,7 +85,7 @@ def display() -> Iterator[str]:
     """A display of one's own."""
     xvfb = shutil.which("Xvfb")
     if xvfb is None:
-        pytest.skip("no Xvfb here")
+        lacking("no Xvfb here: `make setup` gets it")
     reading, writing = os.pipe()
     command = [xvfb, "-displayfd", str(writing), "-screen", "0", "320x240x24", "-nolisten", "tcp"]
     process = subprocess.Popen(command, pass_fds=[writing], stderr=subprocess.DEVNULL)
@@ -124,7 +125,8 @@ root.mainloop()
 
 
 def test_tk_runs_handlers_in_its_own_thread_until_it_is_told_to_stop(address, display):
-    pytest.importorskip("tkinter")
+    if importlib.util.find_spec("_tkinter") is None:
+        pytest.skip("this Python was built without Tk")
 
     assert told_by(TK, address, DISPLAY=display) == TOLD
 
@@ -156,7 +158,7 @@ print(ran)
 
 def test_qt_runs_handlers_in_its_own_thread_until_it_is_told_to_stop(address):
     if importlib.util.find_spec("PySide6") is None:
-        pytest.skip("no PySide6 here")
+        lacking("no PySide6 here: `make setup` gets it")
 
     assert told_by(QT, address, QT_QPA_PLATFORM="offscreen") == TOLD
 

@@ -1107,3 +1107,30 @@ def test_nothing_comes_as_an_item_too(run, address):
             assert [item async for item in stream] == [None] * 3
 
     run(main())
+
+
+def test_node_hears_progress_also_while_the_server_closes(run, address):
+    async def main() -> None:
+        server, gate, begun = Server(address), asyncio.Event(), asyncio.Event()
+
+        @server.method
+        async def build(call: Call) -> str:
+            begun.set()
+            await gate.wait()
+            await call.progress("nearly")
+            return "built"
+
+        async with server, Raw.connect(address) as raw:
+            await raw.open()
+            raw.write({"t": 2, "n": "1", "d": {"jsonrpc": "2.0", "method": "build", "id": 7}})
+            await begun.wait()
+            (peer,) = server.peers.values()
+            closing = asyncio.ensure_future(peer.close("bye", grace=60))
+            await asyncio.sleep(0)
+            gate.set()
+            progress, answer = await raw.packet(), await raw.packet()
+            assert progress["d"]["params"] == {"token": 7, "value": "nearly"}
+            assert answer["d"] == {"jsonrpc": "2.0", "result": "built", "id": 7}
+            assert await closing
+
+    run(main())

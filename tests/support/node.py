@@ -40,6 +40,8 @@ from typing import Any, NoReturn, Self
 
 import pytest
 
+from support.lacking import lacking
+
 __all__ = [
     "FLAVOURS",
     "NODE_MODULES",
@@ -129,10 +131,7 @@ def require_node() -> None:
 
 
 def _missing(what: str) -> NoReturn:
-    reason = f"{what}: not tested against Node. `make setup` gets it."
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+    lacking(f"{what}: not tested against Node. `make setup` gets it.")
 
 
 # Values

@@ -753,6 +753,11 @@ class Session:
         self._require_open()
         self._put(self._dialect.message(payload))
 
+    def remark(self, payload: bytes) -> None:
+        """Say something about a request that is being handled: a message, also while closing."""
+        if self.answering:
+            self._put(self._dialect.message(payload))
+
     # Each verb that asks returns the nonce, for `forget`; its `token` comes back in
     # `answered` or `failed`, exactly once, unless it is forgotten.
 
