@@ -249,20 +249,20 @@ class Inbox:
         """Have a method answer: at once if it is inline, else in a task."""
         try:
             prepared = prepare(*asked)
-            if not prepared.inline:
-                work = self.calls.run(prepared)
-                self._answer_later(nonce, raw, work, deadline, envelope=envelope)
-                return
-            result = self.calls.run_inline(prepared)
+            result = self.calls.run_inline(prepared) if prepared.inline else None
         except NotTaken as exc:
             self.fail(nonce, exc.failure, exc.error, envelope=envelope)
+            return
         except BaseException as exc:
             self._explain(nonce, exc, envelope)
+            return
+        # Outside the try: an eager task answers for itself, and a KeyboardInterrupt leaves it.
+        if not prepared.inline:
+            self._answer_later(nonce, raw, self.calls.run(prepared), deadline, envelope=envelope)
+        elif iscoroutine(result):
+            self._answer_later(nonce, raw, result, deadline, envelope=envelope)
         else:
-            if iscoroutine(result):
-                self._answer_later(nonce, raw, result, deadline, envelope=envelope)
-            else:
-                self.respond(nonce, envelope.result(result) if envelope else result)
+            self.respond(nonce, envelope.result(result) if envelope else result)
 
     def answer(
         self,
