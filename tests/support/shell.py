@@ -12,7 +12,6 @@ with Running("sub", "shop", "news") as sub:
 from __future__ import annotations
 
 import os
-import pty
 import re
 import select
 import signal
@@ -144,6 +143,8 @@ class Terminal(Running):
         super().__init__(*args, cwd=cwd, stdin=None)
 
     def _open(self) -> tuple[int, int]:
+        import pty  # which Windows does not have
+
         return pty.openpty()
 
     def _command(self, args: tuple[str, ...]) -> list[str]:

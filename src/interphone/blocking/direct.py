@@ -352,7 +352,8 @@ class Direct:
                 raise self._errors.own(link.session.codec, exc) from None
             except ConnectionLost as exc:
                 # A server may have left since anybody looked: that shows with the first byte.
-                if exc.delivery != "not_sent" or link is not self._link or link.usable:
+                # Another thread may have made the next connection already.
+                if exc.delivery != "not_sent" or link.usable:
                     raise
             link = None
 
