@@ -21,6 +21,8 @@ from support.shell import Done
 
 if sys.platform == "win32":  # they send signals, and open terminals
     collect_ignore = ["test_processes.py", "test_screens.py"]
+else:
+    collect_ignore = ["test_pipes.py"]
 
 
 class Hosted:

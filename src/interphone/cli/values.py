@@ -70,7 +70,7 @@ def _content(data: bytes, where: str) -> Any:
         text = data.decode()
     except UnicodeDecodeError:
         raise Misuse(f"{where} is no UTF-8 text, and has no JSON") from None
-    return _parsed(text.removesuffix("\n"), where)
+    return _parsed(text.removesuffix("\n").removesuffix("\r"), where)
 
 
 def _parsed(text: str, where: str) -> Any:
