@@ -23,7 +23,12 @@ hypothesis.settings.load_profile("interphone")
 
 
 # Modules about one kind of system, which are not collected on another.
-UNIX_ONLY = ["transports/test_unix.py"]
+UNIX_ONLY = [
+    "transports/test_unix.py",
+    "test_blocking_direct.py",  # a client of a pipe goes by the portal
+    "test_blocking_process.py",
+    "test_host_timers.py",  # needs a virtual screen
+]
 WINDOWS_ONLY = ["transports/test_pipe.py"]
 collect_ignore = UNIX_ONLY if sys.platform == "win32" else WINDOWS_ONLY
 

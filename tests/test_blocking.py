@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -343,6 +344,9 @@ class Interrupted(BaseException):
     pass
 
 
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no alarm signal")
+
+
 @pytest.fixture
 def interrupt_soon() -> Iterator[Callable[[], None]]:
     """Has the main thread raise `Interrupted` when it has waited for a moment."""
@@ -356,6 +360,7 @@ def interrupt_soon() -> Iterator[Callable[[], None]]:
     signal.signal(signal.SIGALRM, before)
 
 
+@posix
 def test_an_interrupted_iteration_goes_on_where_it_was(server, address, interrupt_soon):
     with server, Client(address) as client, client.subscribe("t", of=int) as items:
         for n in range(20):
@@ -366,6 +371,7 @@ def test_an_interrupted_iteration_goes_on_where_it_was(server, address, interrup
             assert next(items).value == n
 
 
+@posix
 def test_what_came_although_the_waiting_was_interrupted_is_kept(interrupt_soon):
     class Anybody:
         async def abandon(self) -> None:
@@ -575,7 +581,7 @@ def test_a_peer_tells_what_the_async_one_tells(server, address):
         peer = server.peers[client.id]
         assert peer.open
         assert peer.interphone
-        assert peer.credentials.uid is not None
+        assert peer.credentials.pid is not None
         assert peer.counts.late == peer.pending == peer.unheard == peer.inflight == 0
         assert peer.backlog == 0
         assert repr(peer).startswith("<Peer")

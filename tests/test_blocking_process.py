@@ -18,8 +18,6 @@ from support.threads import Gate, Inbox
 
 TIMEOUT = 60
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets and signals")
-
 
 @pytest.fixture
 def server(address: str) -> Iterator[Server]:
