@@ -176,8 +176,11 @@ def _lenient_packet(body: bytes) -> Packet | None:
     return Packet(int(value["t"]), payload, value.get("n"), value.get("k"), value.get("e"))
 
 
-def _is_type(value: object) -> bool:
-    return type(value) in (int, float) and value == value // 1  # type: ignore[operator]  # a number
+def _is_type(value: Any) -> bool:
+    return type(value) in _NUMBERS and bool(value == value // 1)
+
+
+_NUMBERS = frozenset((int, float))
 
 
 class ClassicMessagePack:

@@ -17,7 +17,7 @@ import re
 import struct
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -43,7 +43,7 @@ ABSENT = msgspec.Raw()
 
 UNDEFINED = b"\xd4\x00\x00"  # how msgpackr writes undefined
 
-Bytes = bytes | bytearray | memoryview | msgspec.Raw
+Bytes: TypeAlias = bytes | bytearray | memoryview | msgspec.Raw
 
 
 class Codec(Protocol):
@@ -85,9 +85,9 @@ class Json:
             encoded = _encode_json(value)
         except RecursionError:
             raise PayloadError("the value nests too deeply, or contains itself") from None
-        except UnicodeEncodeError as exc:
+        except UnicodeEncodeError as surrogate:
             if not self.lenient:
-                raise PayloadError(f"a string is no valid Unicode: {exc}") from exc
+                raise PayloadError(f"a string is no valid Unicode: {surrogate}") from surrogate
             encoded = _lenient_json_bytes(value)
         except Exception as exc:
             raise PayloadError(f"the value cannot be encoded: {exc}") from exc
@@ -169,7 +169,7 @@ def _after_blank(text: str, at: int) -> int:
     return match.end()
 
 
-def _integer(digits: str) -> float:
+def _integer(digits: str) -> Any:
     """Read an integer; one that Python refuses to read is infinite, as in Node."""
     try:
         return int(digits)

@@ -222,11 +222,11 @@ class Session:
                 data = self._take_head(data)
             if not self._in_head:
                 self._wire.receive(data, self._take_frame)
-        except RemoteProtocolError as exc:
-            self._violate(exc)
-        except HandshakeError as exc:
-            self._end(exc)
-            react.violated(exc)
+        except RemoteProtocolError as violation:
+            self._violate(violation)
+        except HandshakeError as refusal:
+            self._end(refusal)
+            react.violated(refusal)
 
     def hold(self) -> None:
         """Take out no further frame, not even of bytes already received, until `resume`."""
@@ -1066,7 +1066,7 @@ class Session:
         assert self._deflate is not None  # it was agreed
         self._wire.put(self._deflate.compress(body, self._wire.limit))
 
-    def _put_piece(self, kind: int, payload: bytes, nonce: Nonce) -> None:
+    def _put_piece(self, kind: int, payload: bytes | msgspec.Raw, nonce: Nonce) -> None:
         if self.answering:
             self._put(self._dialect.packet(kind, payload, nonce))
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
 from ..errors import MessageTooBig, Overloaded, RemoteProtocolError
+from .pending import Pending
 
-__all__ = ["MAX_TAG", "Pending", "Wire", "tag"]
+__all__ = ["MAX_TAG", "Wire", "tag"]
 
 MAX_TAG = 5  # digits: enough for 2**31 - 1, the largest the Node packages can write
 _SHORT_TAGS = 16_384  # one and two digits, made once
@@ -31,15 +30,6 @@ def tag(size: int) -> bytes:
 
 
 _TAGS = [tag(size) for size in range(_SHORT_TAGS)]
-
-
-class Pending(msgspec.Struct, gc=False):
-    """A request of ours that waits: what to give back, until when, and for which answer."""
-
-    token: object
-    deadline: float | None
-    timeout: float | None
-    answer: int
 
 
 class Wire:
