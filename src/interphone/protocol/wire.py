@@ -15,8 +15,9 @@ from collections.abc import Callable
 from ..errors import MessageTooBig, Overloaded, RemoteProtocolError
 from .pending import Pending
 
-__all__ = ["MAX_TAG", "Wire", "tag"]
+__all__ = ["LARGE", "MAX_TAG", "Wire", "tag"]
 
+LARGE = 32 * 1024  # bytes of a body that is put together without its tag, and copied once less
 MAX_TAG = 5  # digits: enough for 2**31 - 1, the largest the Node packages can write
 _SHORT_TAGS = 16_384  # one and two digits, made once
 
@@ -47,6 +48,8 @@ class Wire:
 
     __slots__ = (
         "_held",
+        "_large",
+        "_missing",
         "_need",
         "_next",
         "_out",
@@ -71,6 +74,8 @@ class Wire:
         self._out: list[bytes] = []
         self._held = bytearray()
         self._need = 0
+        self._large = bytearray()  # what came of a large body
+        self._missing = 0  # bytes of it
 
     # In
 
@@ -82,6 +87,16 @@ class Wire:
         Raises:
             RemoteProtocolError: The tag is too long, or (`MessageTooBig`) the body is.
         """
+        if self._missing or self._large:
+            self._large += data[: self._missing]
+            self._held += data[self._missing :]
+            self._missing = max(0, self._missing - len(data))
+            if self._missing or self.stopped:
+                return
+            body = bytes(self._large)
+            self._large = bytearray()
+            take(body)
+            data = b""
         if self._held:
             self._held += data
             if len(self._held) < self._need:
@@ -102,6 +117,10 @@ class Wire:
                 raise MessageTooBig(size=length, limit=self.limit)
             end = start + length
             if end > size:
+                if length >= LARGE:
+                    self._large += data[start:]
+                    self._missing = end - size
+                    return
                 self._need = end - at
                 break
             at = end
@@ -125,7 +144,7 @@ class Wire:
 
     def unfinished(self) -> bool:
         """Whether a frame has begun and not ended."""
-        return bool(self._held)
+        return bool(self._held or self._missing or self._large)
 
     # Out
 
