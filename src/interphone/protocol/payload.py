@@ -450,8 +450,8 @@ _ROUND = bytes.maketrans(b"{}", b"[]")
 def check_json_depth(body: Bytes, limit: int) -> None:
     """Raise `PayloadError` if `body` nests deeper than `limit`, whatever the stack is like.
 
-    A text has no depth. Most bodies have fewer brackets in all than the limit, and cost one pass in C. For the
-    others strings are cut out and innermost pairs removed: each round is one level.
+    A text has no depth. Most bodies have fewer brackets in all than the limit, and cost one pass
+    in C. For the others strings are cut out and innermost pairs removed: each round is one level.
     """
     if body and memoryview(body)[0] == _QUOTE:
         return

@@ -19,7 +19,7 @@ __all__ = ["LARGE", "MAX_TAG", "Wire", "tag"]
 
 LARGE = 32 * 1024  # bytes of a body that is put together without its tag, and copied once less
 MAX_TAG = 5  # digits: enough for 2**31 - 1, the largest the Node packages can write
-_SHORT_TAGS = 16_384  # one and two digits, made once
+_SHORT_TAGS = 1024  # made once, for the small; it takes half a millisecond
 
 
 def tag(size: int) -> bytes:
