@@ -33,7 +33,11 @@ COMPILED = [
     "protocol/session.py",
     "protocol/streams.py",
     "protocol/wire.py",
+    "protocol/allowance.py",
+    "protocol/topics.py",
     "connection.py",
+    "lanes.py",
+    "traffic.py",
 ]
 NEEDS = ["mypy>=1.18", "setuptools>=70"]
 GROUP = "interphone"  # the library that holds them all is `interphone__mypyc`
