@@ -68,6 +68,7 @@ ignore_missing_imports = true
 disable_error_code = call-arg
 [mypy-msgspec.*]
 follow_imports = skip
+follow_imports_for_stubs = true
 """
 
 
