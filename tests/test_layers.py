@@ -56,7 +56,7 @@ PURE = {"asyncio", "logging", "os", "socket", "ssl", "sys", "threading", "time"}
 
 # What may be imported only when it is needed: it is not there on every platform, or takes long.
 LATE = {
-    "accelerator": {"importlib", "protocol"},
+    "accelerator": {"importlib", "interphone"},
     "backoff": {"random"},
     "transports": {
         "_overlapped",

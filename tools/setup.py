@@ -652,7 +652,7 @@ def windows_path(path: Path) -> str:
 
 def make_peers(*, full: bool) -> None:
     """Have .venv-bench with the peers, as many as can be installed, and their brokers."""
-    make_venv(BENCH_VENV, base_python(), groups=[])
+    make_compiled(BENCH_VENV, groups=[], must=False)
     stamp = BENCH_VENV / "interphone-peers.json"
     done = read_json(stamp)
     for peer in requirements(["bench-full" if full else "bench"]):
