@@ -112,8 +112,8 @@ def wanted() -> bool:
     asked = os.environ.get("INTERPHONE_COMPILE", "auto")
     if asked != "auto":
         return asked == "1"
-    if sys.implementation.name != "cpython":
-        return False
+    if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return False  # without the GIL importing such a module would turn it on again
     compiler = (sysconfig.get_config_var("CC") or "cl").split()[0]
     headers = Path(sysconfig.get_path("include"), "Python.h")
     return shutil.which(compiler) is not None and headers.is_file()

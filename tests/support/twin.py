@@ -44,12 +44,12 @@ class Twin:
     """A process that traces."""
 
     def __init__(self) -> None:
-        tests = str(Path(__file__).parent.parent)
+        paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "support.twin"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, PURE: "1", "PYTHONPATH": tests},
+            env={**os.environ, PURE: "1", "PYTHONPATH": os.pathsep.join(paths)},
         )
 
     def __enter__(self) -> Self:

@@ -4,8 +4,7 @@ A frame is a length tag and a body. The tag is base 128, most significant digit 
 the last digit, and only the last, has the high bit set (wire.md). A reader yields one
 frame at a time, and its `limit` may change between two frames.
 
-This class is the seam for a compiled twin: nothing above it sees a tag, and nothing in
-it knows what a body means.
+Nothing above this class sees a tag, and nothing in it knows what a body means.
 """
 
 from __future__ import annotations
