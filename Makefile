@@ -5,7 +5,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test style types tests others test-windows coverage bench cost docs
+.PHONY: help setup demo test style types tests others compiled test-windows coverage bench cost docs
 
 help:      ## this list
 	@grep -E '^[a-z-]+: .*##' Makefile | sed -E 's/: *## */\t/'
@@ -17,11 +17,12 @@ style:     ## format and lint (changes files; `make test` only checks)
 types:     ## mypy --strict for Linux and for Windows
 tests:     ## the whole suite on this Python
 others:    ## … and on the other Pythons that are found
+compiled:  ## … and on the hot modules compiled
 test-windows: ## … and on the Pythons of Windows, under Wine
 coverage:  ## each protocol test module alone, then everything
 bench:     ## all benchmarks, in a quick form; `make bench ARGS=full` takes its time
 cost:      ## record what a message costs, when a change of it is meant
 docs:      ## run every block of every page, look for every public name
 
-demo test setup style types tests others test-windows coverage bench cost docs:
+demo test setup style types tests others compiled test-windows coverage bench cost docs:
 	@$(PYTHON) tools/setup.py $@ $(ARGS)

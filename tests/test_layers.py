@@ -50,11 +50,14 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 RANK["__init__"] = RANK["__main__"] = len(LAYERS)  # the doors: they may know everybody
+RANK["accelerator"] = len(LAYERS)  # which comes before everybody, and is told by whoever asks
 
 PURE = {"asyncio", "logging", "os", "socket", "ssl", "sys", "threading", "time"}
 
-# What may be imported only when it is needed: it is not there on every platform.
+# What may be imported only when it is needed: it is not there on every platform, or takes long.
 LATE = {
+    "accelerator": {"importlib", "interphone"},
+    "backoff": {"random"},
     "transports": {
         "_overlapped",
         "_winapi",

@@ -3,10 +3,11 @@
     python3 tools/setup.py test        (Windows: py tools\\setup.py test)
 
 Needs Python 3.11 with venv and nothing else. Everything made lies in the checkout: `.venv` for
-this Python, `.venv-3.12` … for the others that are found, `.venv-bench` for what the benchmarks
-measure beside interphone, `.cache/node` for the packages the tests hand to Node, `.cache/windows`
-for the Pythons and the Node of Windows. What is up to date is left alone. What is installed into
-the system is Wine, and brokers for the full benchmarks, on Debian and Ubuntu.
+this Python, `.venv-3.12` … for the others that are found, `.venv-compiled` for the compiled form,
+`.venv-bench` for what the benchmarks measure beside interphone, `.cache/node` for the packages
+the tests hand to Node, `.cache/windows` for the Pythons and the Node of Windows. What is up to
+date is left alone. What is installed into the system, on Debian and Ubuntu, is Wine, what a test
+needs that is no Python package, and brokers for the full benchmarks.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import tempfile
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 NODE = ROOT / ".cache" / "node"
 BENCH_VENV = ROOT / ".venv-bench"
+COMPILED_VENV = ROOT / ".venv-compiled"
 WINDOWS = os.name == "nt"
 
 Version = tuple[int, int]
@@ -64,6 +66,21 @@ OTHERS_SUITE = [
     "tests/test_run.py",
     "tests/test_server.py",
     "tests/test_subscription.py",
+]
+
+# What runs once more on the compiled modules: what a message may meet, with Node, too.
+COMPILED_SUITE = [
+    *(each for each in OTHERS_SUITE if each not in ("tests/test_cost.py", "tests/test_address.py")),
+    "tests/test_accelerator.py",
+    "tests/test_calls.py",
+    "tests/test_inspector.py",
+    "tests/test_methods.py",
+    "tests/test_node_client.py",
+    "tests/test_node_defects.py",
+    "tests/test_node_isdk.py",
+    "tests/test_node_server.py",
+    "tests/test_publish.py",
+    "tests/test_stream.py",
 ]
 
 OLDEST_NODE = 18
@@ -129,7 +146,7 @@ def demo(*arguments: str) -> None:
 def test(*_: str) -> None:
     """Run everything that must pass; pytest's last summary ends the output."""
     setup()
-    steps = (check_style, types, others, test_windows, tests)
+    steps = (check_style, types, others, compiled, test_windows, tests)
     failed = [step.__name__ for step in steps if not passes(step)]
     if failed:
         sys.exit(f"FAILED: {', '.join(failed)}")
@@ -171,6 +188,13 @@ def others(*arguments: str) -> None:
             pytest(venv, [*OTHERS_SUITE, *arguments])
         else:
             say(f"no Python {name} here: not tested on it")
+
+
+def compiled(*arguments: str) -> None:
+    """Run the suite on a wheel whose hot modules are compiled."""
+    setup()
+    make_compiled(COMPILED_VENV, groups=["test", "typing"])
+    pytest(COMPILED_VENV, [*COMPILED_SUITE, *arguments])
 
 
 def test_windows(*arguments: str) -> None:
@@ -255,6 +279,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
         types,
         tests,
         others,
+        compiled,
         test_windows,
         coverage,
         bench,
@@ -283,6 +308,24 @@ def make_venv(
         run([interpreter, "-m", "venv", "--clear", venv])
     pip(venv, ["--editable", ROOT, *wanted])
     stamp.write_text(json.dumps({"key": key, "has": wanted}))
+
+
+def make_compiled(venv: Path, *, groups: Sequence[str], must: bool = True) -> None:
+    """Have a venv with a wheel of the package as it is now, compiled if it can be."""
+    make_venv(venv, base_python(), groups=groups)
+    files = [ROOT / "pyproject.toml", ROOT / "hatch_build.py", *sorted(ROOT.glob("src/**/*.py"))]
+    key = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+    stamp = venv / "interphone-compiled.json"
+    if read_json(stamp) == {"key": key}:
+        return
+    say("building a wheel")
+    with tempfile.TemporaryDirectory() as folder:
+        build = ["wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT]
+        how = {"INTERPHONE_COMPILE": "1" if must else "auto"}
+        persist([python(venv), "-m", "pip", "--no-input", *build], more=how)
+        (wheel,) = Path(folder).glob("*.whl")
+        pip(venv, ["--no-deps", "--force-reinstall", wheel])
+    stamp.write_text(json.dumps({"key": key}))
 
 
 def pip(venv: Path, what: Sequence[str | Path]) -> None:
@@ -609,7 +652,7 @@ def windows_path(path: Path) -> str:
 
 def make_peers(*, full: bool) -> None:
     """Have .venv-bench with the peers, as many as can be installed, and their brokers."""
-    make_venv(BENCH_VENV, base_python(), groups=[])
+    make_compiled(BENCH_VENV, groups=[], must=False)
     stamp = BENCH_VENV / "interphone-peers.json"
     done = read_json(stamp)
     for peer in requirements(["bench-full" if full else "bench"]):
@@ -675,24 +718,28 @@ def failing(command: Sequence[str]) -> bool:
 # Running
 
 
-def run(command: Sequence[str | Path], *, cwd: Path = ROOT) -> None:
-    """Run a command in the checkout; its failure ends ours."""
+def run(
+    command: Sequence[str | Path], *, cwd: Path = ROOT, more: Mapping[str, str] | None = None
+) -> None:
+    """Run a command in the checkout, with more in its environment; its failure ends ours."""
     say(" ".join(Path(part).name if Path(part).is_absolute() else str(part) for part in command))
-    done = subprocess.run(command, cwd=cwd, env=environment())
+    done = subprocess.run(command, cwd=cwd, env=environment() | (more or {}))
     if done.returncode:
         sys.exit(done.returncode)
 
 
-def persist(command: Sequence[str | Path], *, cwd: Path = ROOT) -> None:
+def persist(
+    command: Sequence[str | Path], *, cwd: Path = ROOT, more: Mapping[str, str] | None = None
+) -> None:
     """Run a command that asks a registry, again if need be."""
     for attempt in range(1, TRIES):
         try:
-            run(command, cwd=cwd)
+            run(command, cwd=cwd, more=more)
             return
         except SystemExit:
             say(f"that failed; trying again ({attempt + 1} of {TRIES})")
             time.sleep(2**attempt)
-    run(command, cwd=cwd)
+    run(command, cwd=cwd, more=more)
 
 
 def pytest(venv: Path, arguments: Sequence[str]) -> None:
@@ -712,12 +759,20 @@ def passes(step: Callable[..., None]) -> bool:
 
 
 def environment() -> dict[str, str]:
-    """Ours, with .venv and a Node found first, and Node finding the packages."""
+    """Ours, with .venv and a Node found first, and Node finding the packages.
+
+    What is installed from the checkout is not compiled: it follows its sources.
+    """
     node = None if machine_node() else wheel_node()
     path = [str(tool("python").parent), os.environ.get("PATH", os.defpath)]
     if node:
         path.insert(1, str(node.parent))
-    return {**os.environ, "PATH": os.pathsep.join(path), "NODE_PATH": str(NODE / "node_modules")}
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join(path),
+        "NODE_PATH": str(NODE / "node_modules"),
+        "INTERPHONE_COMPILE": "0",
+    }
 
 
 def output(command: Sequence[str | Path]) -> str:

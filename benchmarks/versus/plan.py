@@ -32,6 +32,7 @@ PEERS = {
         Peer("hand:asyncio"),
         Peer("c", programs=("cc",), server="c", client="c"),
         Peer("interphone", "interphone"),
+        Peer("interphone:pure", "interphone"),
         Peer("interphone:classic", "interphone"),
         Peer("interphone:asyncio", "interphone"),
         Peer("interphone:task", "interphone"),
@@ -80,6 +81,7 @@ TITLES = {
     "iceoryx": "iceoryx2, shared memory, waiting",
     "net-ipc": "net-ipc, Node at both ends, JSON",
     "net-ipc:mp": "net-ipc, Node at both ends, MessagePack",
+    "interphone:pure": "interphone without compiled modules",
     "interphone:classic": "interphone with Node's packets in JSON",
     "interphone:asyncio": "interphone on asyncio's own loop",
     "interphone:task": "interphone with `async def` handlers",
@@ -116,8 +118,8 @@ class Workload:
         return self.unit in ("µs", "KiB")
 
 
-OURS = ("interphone",)
-VARIANTS = ("interphone", "interphone:classic", "interphone:task")
+OURS = ("interphone", "interphone:pure")
+VARIANTS = (*OURS, "interphone:classic", "interphone:task")
 NODE = ("net-ipc", "net-ipc:mp")
 MIXED = ("interphone:serves", "interphone:asks")
 ASKED = (

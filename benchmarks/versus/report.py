@@ -120,37 +120,47 @@ def about_text(about: Record, records: list[Record]) -> str:
 
 def goals(runs: Runs) -> list[str]:
     lines = [
-        "| | measured on | ours | against | goal, compiled | goal, pure | measured | |",
-        "| - | - | - | - | -: | -: | -: | - |",
+        "| | measured on | ours | against | goal | measured | | goal, pure | measured | |",
+        "| - | - | - | - | -: | -: | - | -: | -: | - |",
     ]
     for goal in GOALS:
-        found = measured(runs, goal)
-        sign, unit = ("≤" if goal.most else "≥"), (" KiB" if goal.of == "own" else "×")
-        pure = f"{sign} {goal.pure:g}{unit}" if goal.pure is not None else ""
-        result = "not measured" if found is None else f"{found:.2f}{unit}"
+        where = f"{goal.workload}, {goal.placement}"
         against = goal.versus or ("idle" if goal.of == "beside" else "")
-        lines.append(
-            f"| {goal.row} | {goal.workload}, {goal.placement} | {goal.ours} | {against} "
-            f"| {sign} {goal.compiled:g}{unit} | {pure} | {result} | {verdict(goal, found)} |"
-        )
+        compiled = compared(runs, goal, goal.ours, goal.compiled)
+        pure = ["", "", ""]
+        if goal.ours == "interphone":
+            pure = compared(runs, goal, "interphone:pure", goal.pure)
+        elif goal.pure is not None:
+            pure[0] = bound(goal, goal.pure)
+        cells = [goal.row, where, goal.ours, against, *compiled, *pure]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def measured(runs: Runs, goal: Goal) -> float | None:
-    if goal.of in ("own", "beside"):
-        return runs.value(goal.workload, goal.placement, goal.ours, goal.of)
-    found = runs.ratio(goal.workload, goal.placement, goal.ours, goal.versus, goal.of)
-    return None if found is None else found[0]
-
-
-def verdict(goal: Goal, found: float | None) -> str:
+def compared(runs: Runs, goal: Goal, ours: str, limit: float | None) -> list[str]:
+    """A goal, what was measured, and whether that reaches it."""
+    found = measured(runs, goal, ours)
+    said = "" if limit is None else bound(goal, limit)
     if found is None:
-        return ""
-    if (found <= goal.compiled) if goal.most else (found >= goal.compiled):
-        return "reached"
-    if goal.pure is None or ((found > goal.pure) if goal.most else (found < goal.pure)):
-        return "short"
-    return "reached, as pure Python"
+        return [said, "not measured" if said else "", ""]
+    reached = limit is not None and (found <= limit if goal.most else found >= limit)
+    verdict = "" if limit is None else "reached" if reached else "short"
+    return [said, f"{found:.2f}{unit(goal)}", verdict]
+
+
+def bound(goal: Goal, limit: float) -> str:
+    return f"{'≤' if goal.most else '≥'} {limit:g}{unit(goal)}"
+
+
+def unit(goal: Goal) -> str:
+    return " KiB" if goal.of == "own" else "×"
+
+
+def measured(runs: Runs, goal: Goal, ours: str) -> float | None:
+    if goal.of in ("own", "beside"):
+        return runs.value(goal.workload, goal.placement, ours, goal.of)
+    found = runs.ratio(goal.workload, goal.placement, ours, goal.versus, goal.of)
+    return None if found is None else found[0]
 
 
 def table(runs: Runs, workload: Any, placement: str, peers: list[str]) -> list[str]:

@@ -63,6 +63,7 @@ class Worker:
             stderr=None if os.environ.get("BENCH_DEBUG") else subprocess.DEVNULL,
             text=True,
             cwd=HERE,
+            env=os.environ | ({"INTERPHONE_PURE": "1"} if peer.name.endswith(":pure") else {}),
         )
         self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self.listen, daemon=True).start()

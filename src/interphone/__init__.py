@@ -7,10 +7,15 @@ Names are imported when they are first used, so that nobody pays for what they d
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from . import accelerator as _accelerator
 from .version import __version__ as __version__
+
+if os.environ.get(_accelerator.PURE, "0") not in ("", "0"):
+    _accelerator.prefer_sources(__path__[0])
 
 if TYPE_CHECKING:
     from .address import (

@@ -8,7 +8,7 @@ more of it is read, and nothing can be sent to it.
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -164,4 +164,4 @@ def _gone(peer: Peer) -> bool:
 
 
 def _new_id() -> str:
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()

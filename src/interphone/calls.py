@@ -169,7 +169,7 @@ class Calls:
         if not self._connection.same_owner:
             why = f"{name} is only for ends that the system says are of the same user"
             raise NotTaken(Failure("unsupported", why))
-        method: Method = self._handlers.builtins[name]
+        method: Method = self._handlers.builtin(name)
         return method
 
     def _bind(

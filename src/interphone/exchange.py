@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from .errors import Overloaded, PayloadError
+from .errors import InterphoneError, Overloaded, PayloadError
 from .handlers import Tasks
 from .lanes import KEPT, LOCAL, Arrears, Item, Lane, OwnLane, PeerLane, Tally
 from .peer import DEFAULT_TIMEOUT, Peer
@@ -217,7 +217,11 @@ class Exchange:
 
         for peer in peers:
             tally.matched += 1
-            if self._traffic.deliver(peer, body):
+            try:
+                taken = self._traffic.deliver(peer, body(peer))
+            except InterphoneError:  # there is no form of the value it takes
+                taken = False
+            if taken:
                 tally.took(peer)
             else:
                 self._traffic.drop(tally)

@@ -450,7 +450,8 @@ class Handlers:
 
     Attributes:
         told: Whether handlers are given the peer as their first argument.
-        builtins: Methods that the library itself answers, for ends of the same user.
+        builtins: Methods that the library itself answers, for ends of the same user: how each
+            is made, which takes as long as ten requests.
     """
 
     def __init__(
@@ -468,6 +469,13 @@ class Handlers:
         self.on_request = on_request
         self.methods = methods  # a Methods, which is made of Handlers
         self.errors = errors  # a Declared, which knows methods
-        self.builtins: Mapping[str, Any] = {}
+        self.builtins: Mapping[str, Callable[[], Any]] = {}
+        self._built: dict[str, Any] = {}
         self.running: dict[str, int] = {}  # how often each method runs, for whomever
         self.told = told
+
+    def builtin(self, name: str) -> Any:
+        """Return a method of the library's own, which is made when it is first called."""
+        if name not in self._built:
+            self._built[name] = self.builtins[name]()
+        return self._built[name]

@@ -72,7 +72,7 @@ class Inspector:
     """Shows what goes between a server and its peers.
 
     Attributes:
-        method: `$tap`.
+        methods: How to make `$tap`, by its name.
     """
 
     def __init__(self, peers: Callable[[], Collection[Peer]], handlers: Handlers) -> None:
@@ -80,7 +80,9 @@ class Inspector:
         self._handlers = handlers
         self._taps: list[_Tap] = []
         self._watched: dict[Peer, _Memory] = {}
-        self.method = Method("$tap", self.tap, call_type=Call)
+        self.methods: dict[str, Callable[[], Method]] = {
+            "$tap": partial(Method, "$tap", self.tap, call_type=Call)
+        }
 
     async def tap(
         self,

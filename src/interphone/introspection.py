@@ -11,6 +11,7 @@ import os
 import platform
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from time import perf_counter
 from typing import Any, Literal, NamedTuple
 
@@ -189,7 +190,7 @@ class Introspection:
     """The facts about one Server or Client, and the methods that tell them.
 
     Attributes:
-        methods: The methods by name.
+        methods: How to make the methods, by name.
     """
 
     def __init__(self, role: Role, sources: Sources, handlers: Handlers, limits: Limits) -> None:
@@ -205,8 +206,8 @@ class Introspection:
             "$describe": self.describe,
             "$stats": self.stats,
         }
-        self.methods = {
-            name: Method(name, function, call_type=Call, on="inline")
+        self.methods: dict[str, Callable[[], Method]] = {
+            name: partial(Method, name, function, call_type=Call, on="inline")
             for name, function in own.items()
         }
 

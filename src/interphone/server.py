@@ -193,10 +193,7 @@ class Server:
             self.limits,
         )
         self._inspector = Inspector(self._peers.values, self._handlers)
-        self._handlers.builtins = {
-            **self._introspection.methods,
-            self._inspector.method.name: self._inspector.method,
-        }
+        self._handlers.builtins = self._introspection.methods | self._inspector.methods
         self._events = PeerEvents(
             made=self._made,
             hello=self._admission.asked,

@@ -11,13 +11,14 @@ likes. Nobody waits for anybody else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from time import get_clock_info
 from typing import NamedTuple
 
 from .errors import InterphoneError
 from .lanes import Arrears, Item, Lane, OwnLane, Parked, PeerLane, Tally
 from .peer import Peer
+from .protocol.states import State
 from .protocol.topics import Topics, matcher
 
 __all__ = ["Traffic"]
@@ -26,6 +27,7 @@ LONGEST = 1e9  # seconds of a timeout that a clock can hold
 # Seconds a publisher waits for slow subscribers, at most. Where the clock ticks every 16 ms, as on
 # Windows before Python 3.13, a shorter wait would be none.
 STALL = max(0.010, 2 * get_clock_info("monotonic").resolution)
+_OPEN = State.OPEN  # hot path: a member costs 100 ns on Python 3.11
 
 
 class _Plan(NamedTuple):
@@ -53,10 +55,18 @@ class Traffic:
     def spread(self, item: Item, tally: Tally) -> None:
         """Give a publication to every subscription, and to one of each group."""
         plan, groups = _Plan({}, []), dict[str, list[Lane]]()
+        copies = plan.copies
         for lane in self._topics.matching(item.topic):
             if lane.group is None:
                 tally.matched += 1
-                self._choose(item, [lane], tally, plan)
+                # Hot path: a subscription that nobody waits for.
+                if type(lane) is PeerLane and lane.allowance is None and not lane.parked:
+                    if lane.peer in copies:
+                        copies[lane.peer].append(lane)
+                    else:
+                        copies[lane.peer] = [lane]
+                else:
+                    self._choose(item, [lane], tally, plan)
             else:
                 groups.setdefault(lane.group, []).append(lane)
         for members in groups.values():
@@ -128,22 +138,27 @@ class Traffic:
 
     def _send(self, peer: Peer, lanes: list[PeerLane], item: Item) -> bool:
         """Queue one copy for these subscriptions of a peer; False if it does not take it."""
-        to = tuple(lane.id for lane in lanes if lane.id)
-        if not self.deliver(peer, lambda peer: item.body(peer.protocol, to)):
+        protocol = peer.protocol
+        try:
+            body = item.body(protocol, tuple([lane.id for lane in lanes if lane.id]))
+        except InterphoneError:  # there is no form of the value it takes
+            return False
+        if not self.deliver(peer, body):
             return False
         for lane in lanes:
             if lane.allowance is not None:
-                lane.allowance.spend(len(item.value(peer.protocol)))
+                lane.allowance.spend(len(item.value(protocol)))
         return True
 
-    def deliver(self, peer: Peer, body: Callable[[Peer], bytes]) -> bool:
+    def deliver(self, peer: Peer, body: bytes) -> bool:
         """Queue a body for a peer; False if it does not take it."""
+        protocol = peer.protocol
         try:
-            peer.protocol.deliver(body(peer))
-        except InterphoneError:  # it is going, or there is no form of the value it takes
+            protocol.deliver(body)
+        except InterphoneError:  # it is going, or the body is too big for it
             return False
         peer.connection.flush_soon()
-        return peer.open
+        return protocol.state is _OPEN
 
     def drop(self, tally: Tally) -> None:
         """Count a subscription that does not get a publication."""

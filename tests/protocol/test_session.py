@@ -34,10 +34,10 @@ from interphone.protocol.messages import Failure
 from interphone.protocol.payload import ABSENT
 from interphone.protocol.session import MAX_UNREADABLE, RESOLUTION, Session
 from interphone.protocol.states import State
+from support.rubbish import IDENTITY, STARTS, deflated, opened_for_rubbish, rubbish
 from support.sessions import LoneSession, SessionPair, bodies, frame
 
 HELLO = b"IPC" + frame({"t": 0, "d": {}})
-IDENTITY = {"version": 1, "dialects": ["classic"]}
 FLAVOURS = [
     pytest.param({}, id="json"),
     pytest.param({"messagepack": True}, id="msgpack"),
@@ -606,13 +606,6 @@ def test_leniency_is_for_node_only(body: bytes) -> None:
 
 
 # Compression
-
-
-def deflated(*bodies: bytes) -> bytes:
-    deflate = zlib.compressobj(wbits=-15)
-    return b"".join(
-        frame(deflate.compress(body) + deflate.flush(zlib.Z_SYNC_FLUSH)) for body in bodies
-    )
 
 
 def compressing(**options: Any) -> LoneSession:
@@ -1793,7 +1786,7 @@ def test_client_opens_whatever_the_reply_shows(d: Any) -> None:
 
 
 @settings(max_examples=150)
-@given(st.binary(max_size=80), st.sampled_from(["client", "server"]), st.integers(0, 3))
+@given(st.binary(max_size=80), st.sampled_from(["client", "server"]), st.sampled_from(STARTS))
 def test_random_bytes_are_events_or_a_violation(data: bytes, role: Any, start: int) -> None:
     whole, bytewise = (opened_for_rubbish(role, start) for _ in range(2))
 
@@ -1804,43 +1797,17 @@ def test_random_bytes_are_events_or_a_violation(data: bytes, role: Any, start: i
     assert whole.session.data_to_send() == bytewise.session.data_to_send()
 
 
-packets = st.fixed_dictionaries(
-    {"t": st.integers(0, 7)},
-    optional={
-        "d": st.sampled_from([None, {"sub": "a"}, {"pub": "a", "message": [1]}, {"m": 1}, "x"]),
-        "n": st.sampled_from(["1", "2", 7, {"x": [1]}]),
-        "k": st.sampled_from([None, "sub", "pub", [], {}]),
-        "e": st.sampled_from([{"code": "failed"}, [1]]),
-    },
-)
-spoils = st.sampled_from(
-    [b"", b"\xff", b"\\ud800", b"1e400", b"9" * 400, b"[", b"{", b'"', b"\xd4\0\0", b"\x81\x80"]
-)
-
-
-@st.composite
-def spoilt_packets(draw: Any, encode: Any) -> bytes:
-    """A packet, or what is left of one when some bytes of it are others."""
-    body = encode(draw(packets))
-    for _ in range(draw(st.integers(0, 2))):
-        at = draw(st.integers(0, len(body)))
-        body = body[:at] + draw(spoils) + body[at + draw(st.integers(0, 2)) :]
-    return body
-
-
 @settings(max_examples=300)
 @given(
     role=st.sampled_from(["client", "server"]),
-    start=st.integers(0, 3),
+    start=st.sampled_from(STARTS),
     interphone=st.booleans(),
     data=st.data(),
 )
 def test_spoilt_packets_are_events_or_a_violation(
     role: Any, start: int, interphone: bool, data: st.DataObject
 ) -> None:
-    encode = msgspec.msgpack.encode if start == 3 else msgspec.json.encode
-    parts = data.draw(st.lists(spoilt_packets(encode), max_size=6))
-    wire = deflated(*parts) if start == 2 else b"".join(map(frame, parts))
+    wire = data.draw(rubbish(start))
     whole, bytewise = (opened_for_rubbish(role, start, interphone=interphone) for _ in range(2))
 
     told = whole.feed(wire)
@@ -1849,21 +1816,6 @@ def test_spoilt_packets_are_events_or_a_violation(
     assert whole.session.data_to_send() == bytewise.session.data_to_send()
     whole.lose()
     assert whole.session.pending == 0
-
-
-def opened_for_rubbish(role: Any, start: int, *, interphone: bool = False) -> LoneSession:
-    """A session that waits for answers; 0 is one that is opening still."""
-    flags = {"compress": start == 2, "messagepack": start == 3}
-    lone = LoneSession(role, **flags)
-    if start:
-        lone.open(**flags, interphone=IDENTITY if interphone else None)
-        lone.session.request(b"1", "request")
-        lone.session.ping("ping")
-    elif role == "client":
-        lone.session.open()
-    lone.session.data_to_send()
-    lone.seen.on["hello"] = lambda *_: (lone.session.accept("x"), lone.resume())
-    return lone
 
 
 def test_session_shows_what_it_is() -> None:

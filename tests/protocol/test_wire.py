@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from interphone.errors import MessageTooBig, Overloaded, RemoteProtocolError
 from interphone.protocol.messages import PONG, RESPONSE
-from interphone.protocol.wire import MAX_TAG, Wire, tag
+from interphone.protocol.wire import LARGE, MAX_TAG, Wire, tag
 
 
 def new_wire(limit: int = 1000, max_pending: int = 10) -> Wire:
@@ -150,7 +150,7 @@ def test_memory_follows_what_came_and_not_what_was_claimed() -> None:
         tracemalloc.stop()
 
     assert peak < 50_000
-    assert len(wire._held) == len(tag(2**31 - 1)) + 1000
+    assert len(wire._held) + len(wire._large) == 1000
 
 
 def test_unfinished_tells_of_a_frame_that_has_begun() -> None:
@@ -329,3 +329,39 @@ def test_requests_over_the_limit_are_refused() -> None:
 
     wire.settle(first, RESPONSE)
     wire.ask(3, None, None, RESPONSE)
+
+
+@given(
+    sizes=st.lists(st.integers(0, 3 * LARGE), min_size=1, max_size=5),
+    chunk=st.integers(1, 3 * LARGE),
+    stops=st.booleans(),
+)
+def test_large_bodies_come_whole_however_they_are_cut(
+    sizes: list[int], chunk: int, stops: bool
+) -> None:
+    wire, taken = new_wire(limit=3 * LARGE), []
+    sent = [bytes([n]) * size for n, size in enumerate(sizes)]
+    data = b"".join(tag(len(body)) + body for body in sent)
+
+    def take(body: bytes) -> None:
+        taken.append(body)
+        wire.stopped = stops
+
+    for at in range(0, len(data), chunk):
+        wire.receive(data[at : at + chunk], take)
+    while wire.stopped:
+        assert wire.unfinished() == (len(taken) < len(sent))
+        wire.stopped = False
+        wire.receive(b"", take)
+    assert taken == sent
+    assert not wire.unfinished()
+
+
+def test_a_large_body_may_begin_where_a_chunk_ends() -> None:
+    wire, taken = new_wire(limit=LARGE), []
+
+    wire.receive(tag(LARGE), taken.append)
+    assert wire.unfinished()
+    wire.receive(b"x" * LARGE + tag(1) + b"y", taken.append)
+
+    assert taken == [b"x" * LARGE, b"y"]

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
+from ..accelerator import compiled
 from ..address import (
     Address,
     TcpAddress,
@@ -111,7 +112,7 @@ def _show(out: Output, finding: Finding) -> None:
 
 
 async def _findings(address: Address | None, *, fix: bool) -> AsyncIterator[Finding]:
-    python = f"Python {platform.python_version()}"
+    python = f"Python {platform.python_version()}, {'compiled' if compiled() else 'pure'}"
     yield Finding("this end", "fine", f"interphone {__version__}, wire {VERSION}, {python}")
     if address is None:
         directory = private_directory()

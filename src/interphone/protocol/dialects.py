@@ -85,6 +85,17 @@ class Dialect(Protocol):
         ...
 
 
+def _check(codec: Codec, body: bytes, payload: msgspec.Raw) -> None:
+    """Raise `PayloadError` if a packet nests too deeply, or its payload does.
+
+    Nearly always only the payload is long enough, and often it is one text, or bytes.
+    """
+    if len(body) - len(payload) > codec.max_depth:
+        codec.check(body)
+    else:
+        codec.check_value(payload)
+
+
 class ClassicJson:
     """Packets as compact JSON, the default of the Node packages."""
 
@@ -94,12 +105,15 @@ class ClassicJson:
 
     def read(self, body: bytes) -> Packet | None:
         """See `Dialect`."""
-        self.codec.check(body)
         try:
-            return _json_packet(body)
+            packet: Packet = _json_packet(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             if not self.codec.lenient:
                 raise PayloadError(f"no packet: {exc}") from exc
+        else:
+            _check(self.codec, body, packet.d)
+            return packet
+        self.codec.check(body)
         return _lenient_packet(body)
 
     def packet(
@@ -176,8 +190,11 @@ def _lenient_packet(body: bytes) -> Packet | None:
     return Packet(int(value["t"]), payload, value.get("n"), value.get("k"), value.get("e"))
 
 
-def _is_type(value: object) -> bool:
-    return type(value) in (int, float) and value == value // 1  # type: ignore[operator]  # a number
+def _is_type(value: Any) -> bool:
+    return type(value) in _NUMBERS and bool(value == value // 1)
+
+
+_NUMBERS = frozenset((int, float))
 
 
 class ClassicMessagePack:
@@ -189,17 +206,20 @@ class ClassicMessagePack:
 
     def read(self, body: bytes) -> Packet | None:
         """See `Dialect`."""
-        self.codec.check(body)
-        packet: Packet | None
+        packet: Any
         try:
             packet = _msgpack_packet(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             if not self.codec.lenient:
                 raise PayloadError(f"no packet: {exc}") from exc
+            self.codec.check(body)
             packet = self._read_lenient(body)
+        else:
+            _check(self.codec, body, packet.d)
         if packet is not None and bytes(packet.d) == UNDEFINED:
             packet.d = ABSENT
-        return packet
+        read: Packet | None = packet
+        return read
 
     def _read_lenient(self, body: bytes) -> Packet | None:
         value = lenient_msgpack(body)
@@ -286,12 +306,12 @@ class Native:
 
     def read(self, body: bytes) -> Packet | None:
         """See `Dialect`."""
-        if len(body) > self._max_depth:  # else it cannot nest deeper
-            self.codec.check(body)
         try:
             packet = _native_packet(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             raise PayloadError(f"no packet: {exc}") from exc
+        if len(body) > self._max_depth:  # else it cannot nest deeper
+            _check(self.codec, body, packet.d)
         if len(packet.d) == 3 and bytes(packet.d) == UNDEFINED:
             packet.d = ABSENT
         return packet  # type: ignore[return-value]  # the fields of a Packet, in another order

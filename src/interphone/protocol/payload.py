@@ -17,7 +17,7 @@ import re
 import struct
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -43,7 +43,7 @@ ABSENT = msgspec.Raw()
 
 UNDEFINED = b"\xd4\x00\x00"  # how msgpackr writes undefined
 
-Bytes = bytes | bytearray | memoryview | msgspec.Raw
+Bytes: TypeAlias = bytes | bytearray | memoryview | msgspec.Raw
 
 
 class Codec(Protocol):
@@ -65,7 +65,11 @@ class Codec(Protocol):
         ...
 
     def check(self, body: bytes) -> None:
-        """Raise `PayloadError` if `body` nests deeper than the limit."""
+        """Raise `PayloadError` if `body`, a packet, nests deeper than the limit."""
+        ...
+
+    def check_value(self, raw: Bytes) -> None:
+        """The same for the payload alone."""
         ...
 
 
@@ -85,9 +89,9 @@ class Json:
             encoded = _encode_json(value)
         except RecursionError:
             raise PayloadError("the value nests too deeply, or contains itself") from None
-        except UnicodeEncodeError as exc:
+        except UnicodeEncodeError as surrogate:
             if not self.lenient:
-                raise PayloadError(f"a string is no valid Unicode: {exc}") from exc
+                raise PayloadError(f"a string is no valid Unicode: {surrogate}") from surrogate
             encoded = _lenient_json_bytes(value)
         except Exception as exc:
             raise PayloadError(f"the value cannot be encoded: {exc}") from exc
@@ -119,6 +123,11 @@ class Json:
         """See `Codec`; the packet around the payload adds one level."""
         if len(body) > self.max_depth:
             check_json_depth(body, self.max_depth + 1)
+
+    def check_value(self, raw: Bytes) -> None:
+        """See `Codec`."""
+        if len(raw) > self.max_depth:
+            check_json_depth(raw, self.max_depth)
 
 
 _encode_json = msgspec.json.Encoder().encode
@@ -169,7 +178,7 @@ def _after_blank(text: str, at: int) -> int:
     return match.end()
 
 
-def _integer(digits: str) -> float:
+def _integer(digits: str) -> Any:
     """Read an integer; one that Python refuses to read is infinite, as in Node."""
     try:
         return int(digits)
@@ -260,6 +269,11 @@ class MessagePack:
         """See `Codec`; the packet around the payload adds one level."""
         if len(body) > self.max_depth:
             check_msgpack_depth(body, self.max_depth + 1)
+
+    def check_value(self, raw: Bytes) -> None:
+        """See `Codec`."""
+        if len(raw) > self.max_depth:
+            check_msgpack_depth(raw, self.max_depth)
 
 
 _encode_msgpack = msgspec.msgpack.Encoder().encode
@@ -426,18 +440,22 @@ def _extension_header(size: int) -> bytes:
 
 # Depth
 
+_QUOTE = ord('"')
 _OPENERS = b"[{"
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _ONLY_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _ROUND = bytes.maketrans(b"{}", b"[]")
 
 
-def check_json_depth(body: bytes, limit: int) -> None:
+def check_json_depth(body: Bytes, limit: int) -> None:
     """Raise `PayloadError` if `body` nests deeper than `limit`, whatever the stack is like.
 
-    Most bodies have fewer brackets in all than the limit, and cost one pass in C. For the
-    others strings are cut out and innermost pairs removed: each round is one level.
+    A text has no depth. Most bodies have fewer brackets in all than the limit, and cost one pass
+    in C. For the others strings are cut out and innermost pairs removed: each round is one level.
     """
+    if body and memoryview(body)[0] == _QUOTE:
+        return
+    body = bytes(body)
     if len(body) - len(body.translate(None, _OPENERS)) <= limit:
         return
     brackets = _STRING.sub(b"", body).translate(_ROUND, _ONLY_BRACKETS)
@@ -453,8 +471,12 @@ def check_json_depth(body: bytes, limit: int) -> None:
 _MSGPACK_OPENERS = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 
 
-def check_msgpack_depth(body: bytes, limit: int) -> None:
+def check_msgpack_depth(body: Bytes, limit: int) -> None:
     """The same for MessagePack; a body that is none is left to the decoder to refuse."""
+    lead = memoryview(body)[0] if body else 0
+    if not (0x80 <= lead < 0xA0 or 0xDC <= lead < 0xE0):
+        return  # bytes or a text, however large, or a number
+    body = bytes(body)
     if len(body) - len(body.translate(None, _MSGPACK_OPENERS)) <= limit:
         return
     at, end, left = 0, len(body), [1]  # how many items each open container still lacks

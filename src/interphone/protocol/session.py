@@ -129,6 +129,7 @@ class Session:
         isdk: Whether the other end is @isdk/ipc-server (a client learns it from the reply).
         streams: The streams of this connection, both ways.
         topics: Topics this end is subscribed to at the other.
+        flavour: Two sessions of one flavour write a publication in the same bytes.
         goodbye: The END that came, if one did.
         error: Why the connection ended, once it did.
         next_tick: When `tick` has something to do, in the driver's clock; None: never.
@@ -170,6 +171,7 @@ class Session:
             limit=self.limits.max_handshake_frame, max_pending=self.limits.max_pending
         )
         self._dialect: Dialect = ClassicJson(Json(lenient=True, max_depth=self.limits.max_depth))
+        self.flavour: tuple[type, bool] = type(self._dialect), False
         self._deflate: Deflate | None = None
         self._put = self._wire.put
         self._read = self._dialect.read
@@ -222,11 +224,11 @@ class Session:
                 data = self._take_head(data)
             if not self._in_head:
                 self._wire.receive(data, self._take_frame)
-        except RemoteProtocolError as exc:
-            self._violate(exc)
-        except HandshakeError as exc:
-            self._end(exc)
-            react.violated(exc)
+        except RemoteProtocolError as violation:
+            self._violate(violation)
+        except HandshakeError as refusal:
+            self._end(refusal)
+            react.violated(refusal)
 
     def hold(self) -> None:
         """Take out no further frame, not even of bytes already received, until `resume`."""
@@ -474,6 +476,7 @@ class Session:
         else:
             self._dialect = ClassicJson(Json(lenient=lenient, max_depth=depth))
         self._read = self._dialect.read
+        self.flavour = type(self._dialect), self.interphone
         if self._compress:
             self._deflate = Deflate()
             self._put = self._put_deflated
@@ -714,11 +717,6 @@ class Session:
     def codec(self) -> Any:
         """How payloads are written on this connection."""
         return self._dialect.codec
-
-    @property
-    def flavour(self) -> tuple[type, bool]:
-        """Two sessions of one flavour write a publication in the same bytes."""
-        return type(self._dialect), self.interphone
 
     @property
     def pending(self) -> int:
@@ -1066,7 +1064,7 @@ class Session:
         assert self._deflate is not None  # it was agreed
         self._wire.put(self._deflate.compress(body, self._wire.limit))
 
-    def _put_piece(self, kind: int, payload: bytes, nonce: Nonce) -> None:
+    def _put_piece(self, kind: int, payload: bytes | msgspec.Raw, nonce: Nonce) -> None:
         if self.answering:
             self._put(self._dialect.packet(kind, payload, nonce))
 

@@ -4,22 +4,21 @@ A frame is a length tag and a body. The tag is base 128, most significant digit 
 the last digit, and only the last, has the high bit set (wire.md). A reader yields one
 frame at a time, and its `limit` may change between two frames.
 
-This class is the seam for a compiled twin: nothing above it sees a tag, and nothing in
-it knows what a body means.
+Nothing above this class sees a tag, and nothing in it knows what a body means.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
 from ..errors import MessageTooBig, Overloaded, RemoteProtocolError
+from .pending import Pending
 
-__all__ = ["MAX_TAG", "Pending", "Wire", "tag"]
+__all__ = ["LARGE", "MAX_TAG", "Wire", "tag"]
 
+LARGE = 32 * 1024  # bytes of a body that is put together without its tag, and copied once less
 MAX_TAG = 5  # digits: enough for 2**31 - 1, the largest the Node packages can write
-_SHORT_TAGS = 16_384  # one and two digits, made once
+_SHORT_TAGS = 1024  # made once, for the small; it takes half a millisecond
 
 
 def tag(size: int) -> bytes:
@@ -31,15 +30,6 @@ def tag(size: int) -> bytes:
 
 
 _TAGS = [tag(size) for size in range(_SHORT_TAGS)]
-
-
-class Pending(msgspec.Struct, gc=False):
-    """A request of ours that waits: what to give back, until when, and for which answer."""
-
-    token: object
-    deadline: float | None
-    timeout: float | None
-    answer: int
 
 
 class Wire:
@@ -57,6 +47,8 @@ class Wire:
 
     __slots__ = (
         "_held",
+        "_large",
+        "_missing",
         "_need",
         "_next",
         "_out",
@@ -81,6 +73,8 @@ class Wire:
         self._out: list[bytes] = []
         self._held = bytearray()
         self._need = 0
+        self._large = bytearray()  # what came of a large body
+        self._missing = 0  # bytes of it
 
     # In
 
@@ -92,6 +86,16 @@ class Wire:
         Raises:
             RemoteProtocolError: The tag is too long, or (`MessageTooBig`) the body is.
         """
+        if self._missing or self._large:
+            self._large += data[: self._missing]
+            self._held += data[self._missing :]
+            self._missing = max(0, self._missing - len(data))
+            if self._missing or self.stopped:
+                return
+            body = bytes(self._large)
+            self._large = bytearray()
+            take(body)
+            data = b""
         if self._held:
             self._held += data
             if len(self._held) < self._need:
@@ -112,6 +116,10 @@ class Wire:
                 raise MessageTooBig(size=length, limit=self.limit)
             end = start + length
             if end > size:
+                if length >= LARGE:
+                    self._large += data[start:]
+                    self._missing = end - size
+                    return
                 self._need = end - at
                 break
             at = end
@@ -135,7 +143,7 @@ class Wire:
 
     def unfinished(self) -> bool:
         """Whether a frame has begun and not ended."""
-        return bool(self._held)
+        return bool(self._held or self._missing or self._large)
 
     # Out
 
