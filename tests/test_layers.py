@@ -14,7 +14,17 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / PACKAGE
 MODULES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))
 
 LAYERS = [
-    {"notes", "errors", "address", "hooks", "limits", "backoff", "status", "version"},
+    {
+        "accelerator",
+        "notes",
+        "errors",
+        "address",
+        "hooks",
+        "limits",
+        "backoff",
+        "status",
+        "version",
+    },
     {"protocol"},
     {"transports"},
     {"connection"},
@@ -50,13 +60,12 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 RANK["__init__"] = RANK["__main__"] = len(LAYERS)  # the doors: they may know everybody
-RANK["accelerator"] = len(LAYERS)  # which comes before everybody, and is told by whoever asks
 
 PURE = {"asyncio", "logging", "os", "socket", "ssl", "sys", "threading", "time"}
 
 # What may be imported only when it is needed: it is not there on every platform, or takes long.
 LATE = {
-    "accelerator": {"importlib", "interphone"},
+    "accelerator": {"importlib"},
     "backoff": {"random"},
     "transports": {
         "_overlapped",

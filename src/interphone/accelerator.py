@@ -26,6 +26,7 @@ def prefer_sources(package: str) -> None:
 
 def compiled() -> bool:
     """Whether the hot modules are the compiled ones."""
-    from .protocol import wire
+    from importlib.util import find_spec
 
-    return not wire.__file__.endswith(".py")
+    spec = find_spec("interphone.protocol.wire")
+    return spec is not None and not str(spec.origin).endswith(".py")
