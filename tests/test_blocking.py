@@ -597,6 +597,29 @@ def test_a_peer_tells_what_the_async_one_tells(server, address):
             client.peer.ping()
 
 
+def test_what_is_queued_may_be_read_after_the_end(server, address):
+    with server:
+        client = far(Client(address)).connect()
+        with client.subscribe("t", of=int) as items:
+            for n in range(3):
+                server.publish("t", n)
+            assert next(items).value == 0
+            client.ping()  # the others have come
+            client.close("bye")
+            assert [each.value for each in items] == [1, 2]
+        assert client.wait_closed() == "bye"
+
+
+def test_two_threads_start_a_server_once(address):
+    server = Server(address)
+    for _ in range(10):
+        starting = [Worker(server.start) for _ in range(2)]
+        errors = [error for each in starting if (error := each.error()) is not None]
+        assert server.ready
+        assert [type(error) for error in errors] == [LocalProtocolError]
+        server.close()
+
+
 def test_abort_of_a_peer_is_seen_by_its_client(server, address):
     with server:
         client = far(Client(address, backoff=None)).connect()

@@ -36,6 +36,7 @@ from interphone import (
 from interphone.blocking import Call, Client, Peer, Server
 from interphone.blocking.direct import Direct
 from interphone.protocol.session import Session
+from support.sessions import frame
 from support.threads import Gate, Inbox, Worker, no_thread_left
 
 SOON = Backoff(initial=0.001, cap=0.01)
@@ -393,6 +394,78 @@ def test_a_silent_server_is_given_up(address):
         client = Client(address, backoff=None, limits=Limits(handshake_timeout=0.05))
         with pytest.raises(ConnectError, match="did not answer"):
             client.connect()
+
+
+@pytest.mark.parametrize("patience", [None, 30.0])
+def test_close_ends_connecting_to_a_server_that_says_nothing(address, patience):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        client = Client(address, connect_timeout=patience)
+        connecting = Worker(client.connect)
+        mute, _ = listener.accept()
+        with mute:
+            assert mute.recv(3) == b"IPC"
+            client.close()
+            assert isinstance(connecting.error(), ConnectionClosed)
+        assert client.status is Status.IDLE
+
+
+@pytest.mark.parametrize("backoff", [SOON, None])
+def test_it_does_not_come_back_from_a_goodbye_for_good_when_it_moves(server, address, backoff):
+    client = Client(address, backoff=backoff).connect()
+    server.close("gone for good")
+    with Server(address):
+        assert client.wait_closed() == "gone for good"
+        assert client.status is Status.IDLE
+        with pytest.raises(ConnectionClosed):
+            client.call("add", 1, 2)
+
+
+def test_the_reason_is_known_after_the_end(server, address):
+    client = Client(address).connect()
+    client.close("bye")
+    assert client.wait_closed() == "bye"
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300])
+def test_a_timeout_no_clock_can_hold_is_none(server, address, timeout):
+    with Client(address, backoff=SOON) as client:
+        server.close(allow_reconnect=True)
+        server.start()
+        assert client.call("add", 1, 2, timeout=timeout) == 3
+
+
+def test_what_the_system_did_not_take_before_the_end_is_not_sent(address):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        client = Client(address, backoff=None)
+        connecting = Worker(client.connect)
+        deaf, _ = listener.accept()
+        with deaf:
+            deaf.recv(65536)
+            deaf.sendall(frame({"t": 0, "d": {"id": "x", "compress": False, "messagepack": False}}))
+            connecting.result()
+            sending = Worker(client.send, "x" * 10_000_000)
+            deaf.recv(1)
+        error = sending.error()
+        assert isinstance(error, ConnectionLost)
+        assert error.delivery == "maybe_sent"
+
+
+def test_close_wins_over_a_move_in_another_thread(server, address):
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(30):
+            client = Client(address, backoff=SOON).connect()
+            moving = Worker(client.on_message, print)
+            client.close()
+            moving.error()
+            assert client.status is Status.IDLE
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_connecting_twice_is_an_error(server, address):

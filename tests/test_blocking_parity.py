@@ -16,7 +16,7 @@ RENAMED = {"aclose": "close"}  # a plain object is closed by `close`
 
 # What servers, clients and streams of the async API show to each other, and not to users.
 INTERNAL = {
-    "Client": {"adopt", "share"},
+    "Client": {"adopt", "ended_by", "share"},
     "Peer": {"ask", "call_named", "close_besides", "open_stream", "ready_to_send"},
     "Stream": {"done", "more", "put", "set_exception", "set_result"},
     "Subscription": {"end", "miss", "put", "put_gap", "room", "unread"},

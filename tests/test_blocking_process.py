@@ -209,6 +209,39 @@ def test_ctrl_c_closes_a_server(address):
 # Fork
 
 
+def test_a_child_forked_while_it_was_coming_back_is_told(address):
+    told = run(
+        """
+        import os, sys, threading, warnings
+        from interphone import ForkedError
+        from interphone.blocking import Client, Server
+
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads
+        server = Server(sys.argv[1])
+        server.start()
+        client = Client(sys.argv[1]).connect()
+        server.close(allow_reconnect=True)
+        away = threading.Event()
+        asking = threading.Thread(target=client.call, args=("one",), daemon=True)
+        asking.start()
+        while client.outage is None:
+            away.wait(0.001)
+        child = os.fork()
+        if not child:
+            for ask in (lambda: client.call("one", timeout=None), lambda: client.wait_closed()):
+                try:
+                    ask()
+                except ForkedError as exc:
+                    print(exc, flush=True)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        os._exit(0)
+        """,
+        address,
+    )
+    assert told.count("fork") == 2
+
+
 def test_a_forked_child_makes_a_client_of_its_own(server, address):
     told = run(
         """

@@ -272,6 +272,10 @@ class Client:
         """Use what is declared elsewhere; for `interphone.blocking`."""
         self.error = self._handlers.errors = errors
 
+    def ended_by(self, error: InterphoneError | None) -> None:
+        """Know why it ended, before it had a loop; for `interphone.blocking`."""
+        self._end = error
+
     def adopt(
         self,
         id: str | None,

@@ -18,6 +18,7 @@ from interphone.cli import main
 from interphone.cli.ending import CODES
 from interphone.cli.helping import PEERS
 from interphone.cli.output import escape, json_of
+from interphone.cli.values import arguments
 from support.ends import Raw
 
 both = pytest.mark.parametrize("server", ["shop", "old"])
@@ -50,7 +51,6 @@ def test_call_prints_the_result(cli, server):
         ("two words", "two words"),
         ("a-b=c", "a-b=c"),
         ("", ""),
-        ("ü=3", "ü=3"),
     ],
 )
 def test_what_is_typed_becomes_a_value(cli, typed, meant):
@@ -63,6 +63,17 @@ def test_parameters_may_have_names(cli):
     done = cli("call", "shop", "echo", "1", "text", 'key={"a":[true]}', "--json")
 
     assert json.loads(done.out) == [1, "text", {"a": [True]}]
+
+
+def test_names_of_parameters_are_those_of_python():
+    assert arguments(["ü=3", "x_1=y", "1=2", "a-b=c"]) == (["1=2", "a-b=c"], {"ü": 3, "x_1": "y"})
+
+
+def test_text_is_printed_as_it_is(cli):
+    text = "a\tb  c" + "d" * 200
+
+    assert cli("call", "shop", "echo", text).code == 0
+    assert cli("request", "shop", text) == (0, text + "\n", "")
 
 
 def test_values_come_from_files(cli, tmp_path):
@@ -179,6 +190,21 @@ def test_ping_measures(cli, server):
     times = sorted(ping["ms"] for ping in pings)
     assert (summary["sent"], summary["answered"]) == (3, 3)
     assert [summary["ms"][name] for name in ("min", "median", "max")] == times
+
+
+@in_a_directory
+def test_subscription_whose_server_closes_early_has_lost_it(cli, hosted):
+    async def serve() -> None:
+        async with Server("brief") as server:
+            while not (await server.publish("a", 1)).matched:  # noqa: ASYNC110  nobody tells
+                await asyncio.sleep(0)
+
+    serving = asyncio.run_coroutine_threadsafe(serve(), hosted.loop)
+    done = cli("sub", "brief", "a", "--count", "2", "--wait", "5")
+    serving.result(10)
+
+    assert (done.code, done.out) == (3, "a 1\n")
+    assert "the server has closed" in done.err
 
 
 @in_a_directory
@@ -363,6 +389,14 @@ def test_list_says_when_there_is_nothing(tmp_path, capsys, monkeypatch):
         (["pub", "shop", "a.*", "1"], 2, "is a pattern"),
         (["sub", "shop", "a..>.b"], 2, ">"),
         (["request", "shop", str(10**30)], 2, "cannot be encoded"),
+        (["request", "shop", "[" * 3000], 2, "nests too deeply"),
+        (["pub", "shop", "t", "@/", "--lines"], 2, "cannot read /"),
+        (["stream", "shop", "total", "--items", "@/"], 2, "cannot read /"),
+        (["call", "tcp://127.0.0.1", "add"], 2, "give tcp://host:port"),
+        (["sub", "shop", "t", "--group", "\udcff", "--for", "1"], 2, "no name for a group"),
+        (["serve", ".shop:server"], 2, "give module:server"),
+        (["serve", "interphone:Server"], 2, "needs parameters"),
+        (["serve", "interphone.cli.app:_COMMANDS"], 2, "is no interphone.Server, but a"),
     ],
 )
 def test_errors_are_one_sentence_and_a_code(cli, args, code, sentence):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,30 @@ def test_error_is_an_exit_code(hosted):
 
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("interphone: ValueError: x\n")
+
+
+@pytest.mark.parametrize(("closed", "out"), [("<&-", "2\n"), (">&-", ""), ("2>&-", "2\n")])
+def test_standard_descriptors_may_be_closed(hosted, closed, out):
+    command = shlex.join([*COMMAND, "call", "shop", "add", "1"])
+    done = subprocess.run(
+        ["sh", "-c", f"{command} {closed}"], capture_output=True, text=True, env=environment()
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, out, "")
+
+
+def test_full_disk_is_said(hosted):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, "call", "shop", "add", "1"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+
+    assert done.returncode == 2
+    assert done.stderr == "interphone: cannot write the output: No space left on device\n"
 
 
 def test_nobody_reads_on(hosted):

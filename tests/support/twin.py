@@ -24,7 +24,7 @@ from .rubbish import opened_for_rubbish
 __all__ = ["Twin", "trace"]
 
 Trace = tuple[str, bytes, str]
-WHERE = re.compile(" at 0x[0-9a-f]+")  # an object without a text of its own
+WHERE = re.compile(" at 0x[0-9A-Fa-f]+")  # an object without a text of its own
 
 
 def trace(role: str, start: int, interphone: bool, chunks: list[bytes]) -> Trace:

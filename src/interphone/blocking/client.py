@@ -175,17 +175,31 @@ class Client:
             Whether there was anything to close.
         """
         driver = self._driver
-        if isinstance(driver, Direct):
-            return driver.close(reason)
-        return driver.close(reason, grace)
+        if not isinstance(driver, Direct):
+            return driver.close(reason, grace)
+        was_alive = driver.close(reason)
+        far = self._moved_meanwhile()
+        return was_alive if far is None else far.close(reason, grace) or was_alive
 
     def abort(self, reason: object = None) -> None:
         """End the connection now and stop coming back; what is queued is lost."""
-        self._driver.abort(reason)
+        driver = self._driver
+        driver.abort(reason)
+        if isinstance(driver, Direct) and (far := self._moved_meanwhile()) is not None:
+            far.abort(reason)
+
+    def _moved_meanwhile(self) -> Far | None:
+        """Where it is driven, if another thread has had it moved, or is about to."""
+        with self._moving:
+            return None if isinstance(self._driver, Direct) else self._driver
 
     def wait_closed(self) -> Any:
         """Wait until the client is closed by either side, or has given up; return the reason."""
         far = self._far()
+        if far.seat.vacant:
+            from .seat import at_once
+
+            return at_once(far.client.wait_closed())
         return far.seat.run(far.client.wait_closed) if far.seat.taken else None
 
     def __enter__(self) -> Self:

@@ -6,6 +6,7 @@ nobody looks at it meanwhile. Everything else, handlers above all, needs the por
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, perf_counter
@@ -78,6 +79,8 @@ class Direct:
         self._link: Link | None = None
         self._connecting = threading.Lock()
         self._closing = threading.Event()
+        self._opening: Link | None = None  # that of the attempt under way
+        self._pid = os.getpid()  # of the process that it was connected in
         self._attempts = 0
         self._ready_at = 0.0
         self._end: InterphoneError | None = None
@@ -92,6 +95,7 @@ class Direct:
             _payload_codec.encode(payload)
             self.payload = payload
         self._closing.clear()
+        self._pid = os.getpid()
         self._end, self._attempts, self._ready_at = None, 0, 0.0
         timeout = self._settings.connect_timeout
         until = None if timeout is None else monotonic() + timeout
@@ -127,6 +131,9 @@ class Direct:
         link, self._link = self._link, None
         if was_alive:
             self._finish(ConnectionClosed(reason))
+        opening = self._opening
+        if opening is not None and not opening.inherited:
+            opening.abort(reason)  # whoever connects need not wait for the server
         if link is None:
             return was_alive
         if link.inherited:
@@ -177,13 +184,18 @@ class Direct:
         until = patience if until is None else min(patience, until)
         session = Session("client", now=monotonic(), idle=True, **settings.options)
         socket = connect_socket(settings.address, allowed_uids=settings.allowed_uids)
-        link = Link(socket, session)
+        self._opening = link = Link(socket, session)
         try:
-            self.status = Status.CONNECTED
-            link.open(self.payload, id=self.id, upgrade_to=settings.upgrade, until=until)
-        except BaseException:
+            if not self._closing.is_set():  # else it may not have been seen
+                self.status = Status.CONNECTED
+                link.open(self.payload, id=self.id, upgrade_to=settings.upgrade, until=until)
+        except BaseException as exc:
             link.abort(None)
+            if isinstance(exc, InterphoneError) and self._closing.is_set():
+                raise ConnectionClosed("the client was closed", delivery="not_sent") from None
             raise
+        finally:
+            self._opening = None
         if self._closing.is_set():
             link.abort(None)
             raise ConnectionClosed("the client was closed", delivery="not_sent")
@@ -194,19 +206,23 @@ class Direct:
 
     def _come_back(self, link: Link, until: float | None) -> Link:
         """Connect again, or give up for good, because the connection was lost."""
-        session, backoff = link.session, self._settings.backoff
-        error = session.error or ConnectionLost()
-        goodbye = session.goodbye
+        backoff = self._settings.backoff
+        error = link.session.error or ConnectionLost()
         link.abort(None)
         self._link = None
         self.status = Status.DISCONNECTED
-        if backoff is None or (goodbye is not None and not goodbye.a):
+        if backoff is None or self._for_good(link):
             self._finish(error)
             raise self._absence()
         if monotonic() - self._ready_at >= backoff.reset_after:
             self._attempts = 0
         self._attempts = max(self._attempts, 1)  # the connection that was lost counts as one
         return self._try_again(backoff, error, until)
+
+    def _for_good(self, link: Link) -> bool:
+        """Whether there is no coming back from the end of this connection."""
+        goodbye = link.session.goodbye
+        return self._settings.backoff is None or (goodbye is not None and not goodbye.a)
 
     def _try_again(self, backoff: Backoff, error: InterphoneError, until: float | None) -> Link:
         try:
@@ -241,11 +257,13 @@ class Direct:
             RequestTimeout: None came back in time; nothing was sent.
             ConnectionLost: There is none, and none will come.
         """
+        self._check_process()
         if timeout is None:
             with self._connecting:
                 return self._restored(None), None
         until = started + timeout
-        if not self._connecting.acquire(timeout=max(0.0, until - monotonic())):
+        patience = min(max(0.0, until - monotonic()), threading.TIMEOUT_MAX)
+        if not self._connecting.acquire(timeout=patience):
             raise RequestTimeout(timeout, delivery="not_sent")
         try:
             link = self._restored(until)
@@ -257,6 +275,10 @@ class Direct:
         if left <= 0:
             raise RequestTimeout(timeout, delivery="not_sent")
         return link, left
+
+    def _check_process(self) -> None:
+        if self.status is not Status.IDLE and os.getpid() != self._pid:
+            raise ForkedError(FORKED)  # a thread of the parent may hold the lock for ever
 
     def _restored(self, until: float | None) -> Link:
         link = self._link
@@ -365,6 +387,7 @@ class Direct:
         Raises:
             ForkedError: It belongs to the parent of this process.
         """
+        self._check_process()
         with self._connecting:
             link = self._link
             if link is not None and link.inherited:
@@ -372,9 +395,11 @@ class Direct:
             if link is not None:
                 link.glance()
             socket = None if link is None else link.hand_over()
+            if link is not None and socket is None and self._for_good(link):
+                self._finish(link.session.error or ConnectionLost())
             self.moved = True
             alive = self.status is not Status.IDLE
-            return Moving(alive, self.id, self.payload, link, socket)
+            return Moving(alive, self.id, self.payload, link, socket, self._end)
 
     @property
     def isdk(self) -> bool:
@@ -390,6 +415,7 @@ class Moving(NamedTuple):
     payload: object
     link: Link | None
     socket: Any
+    end: InterphoneError | None
 
 
 class _LateError(Exception):

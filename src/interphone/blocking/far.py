@@ -98,6 +98,8 @@ class Far:
         if moving.alive:
             self.seat.take(self)
             self.seat.call(self._adopt, moving)
+        else:
+            self.client.ended_by(moving.end)
 
     def _adopt(self, moving: Moving) -> None:
         socket, link = moving.socket, moving.link

@@ -145,6 +145,7 @@ class Link:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._out = b""  # what the system did not take
+        self._cut = False  # the connection was lost before it took that
         self._reader: Ticket | None = None
         self._waiting: dict[Ticket, None] = {}
         self._wanted = False  # somebody takes the connection away from its reader
@@ -240,6 +241,8 @@ class Link:
         with self._lock:
             self._guarded(self._put_message, payload)
         self._flush(None)
+        if self._cut:
+            raise ConnectionLost(self.session.error, delivery="maybe_sent")
 
     def _put_message(self, payload: bytes) -> None:
         self._check_mine()
@@ -437,7 +440,7 @@ class Link:
 
     def _on_broken(self, error: OSError) -> None:
         """The other end takes nothing any more. What it said before tells why."""
-        self._out = b""
+        self._cut, self._out = self._cut or bool(self._out), b""
         with suppress(OSError):
             while data := self._socket.receive():
                 self.session.receive(data, self._react)
@@ -475,7 +478,7 @@ class Link:
 
     def _lose(self, error: InterphoneError) -> None:
         self.session.lose(error, self._react)
-        self._out = b""
+        self._cut, self._out = self._cut or bool(self._out), b""
         self._socket.stop()
         self._close_if_over()
 
@@ -505,7 +508,7 @@ class Link:
                     self._left.get(timeout=min(left, SLICE))
                 continue
             try:
-                if self._socket.wait(left):
+                if self._socket.wait(min(left, SLICE)):
                     with self._lock:
                         self._guarded(self._receive)
             finally:

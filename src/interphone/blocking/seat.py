@@ -16,7 +16,7 @@ from ..host import Poll
 from ..peer import Peer as AsyncPeer
 from .portal import Mailbox, Portal, User, enter, leave
 
-__all__ = ["Chain", "Hook", "Seat", "check_plain"]
+__all__ = ["Chain", "Hook", "Seat", "at_once", "check_plain"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,6 +50,11 @@ class Seat:
         if self._portal is not None and self._portal.inherited:
             return False
         return self._portal is not None
+
+    @property
+    def vacant(self) -> bool:
+        """Whether its owner is not started, or closed."""
+        return self._portal is None
 
     @property
     def portal(self) -> Portal:
@@ -127,6 +132,17 @@ class Seat:
             await self.portal.in_turn(mine, handler, *views)
 
         return in_thread
+
+
+def at_once(coroutine: Coroutine[Any, Any, R]) -> R:
+    """Run a coroutine that has nothing to wait for, without a loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration as exc:
+        result: R = exc.value
+        return result
+    coroutine.close()
+    raise RuntimeError("it waits, and there is no loop to wait in")
 
 
 def check_plain(handler: object) -> None:

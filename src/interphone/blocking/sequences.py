@@ -9,7 +9,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from ..stream import Stream as AsyncStream
 from ..subscription import Subscription as AsyncSubscription
-from .seat import Seat
+from .seat import Seat, at_once
 
 __all__ = ["Stream", "Subscription"]
 
@@ -20,15 +20,24 @@ ItemT = TypeVar("ItemT")
 class _Items(Generic[ItemT]):
     """The next items of something, with those that came although nobody waited any more."""
 
-    def __init__(self, seat: Seat, take: Callable[[], Coroutine[Any, Any, ItemT]]) -> None:
+    def __init__(
+        self,
+        seat: Seat,
+        take: Callable[[], Coroutine[Any, Any, ItemT]],
+        *,
+        ended: Callable[[], bool] = bool,
+    ) -> None:
         self._seat = seat
         self._take = take
+        self._ended = ended
         self._kept: deque[ItemT] = deque()
 
     def next(self) -> ItemT:
         if self._kept:
             return self._kept.popleft()
         try:
+            if self._seat.vacant and self._ended():  # what is queued is still there
+                return at_once(self._take())
             return self._seat.run(self._take, late=self._kept.append)
         except StopAsyncIteration:
             raise StopIteration from None
@@ -47,7 +56,7 @@ class Subscription(Generic[ItemT]):
     def __init__(self, seat: Seat, subscription: AsyncSubscription[ItemT]) -> None:
         self._seat = seat
         self._subscription = subscription
-        self._items = _Items(seat, subscription.__anext__)
+        self._items = _Items(seat, subscription.__anext__, ended=lambda: subscription.ended)
 
     def __repr__(self) -> str:
         return repr(self._subscription)

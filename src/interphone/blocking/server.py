@@ -148,13 +148,13 @@ class Server:
         Raises:
             Everything `interphone.Server.start` raises.
         """
-        started = self._server.ready
         self._seat.take(self)
         try:
             self._seat.run(self._server.start)
+        except LocalProtocolError:  # it is started, or another thread is about to
+            raise
         except BaseException:
-            if not started:
-                self._end(None, grace=0)  # it may listen although the waiting was interrupted
+            self._end(None, grace=0)  # it may listen although the waiting was interrupted
             raise
 
     def serve_forever(self) -> None:

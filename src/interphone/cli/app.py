@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -46,6 +47,7 @@ for _name, _command in _COMMANDS.items():
 def run_app(argv: Sequence[str]) -> int:
     """Run a command; return its exit code."""
     quiet()
+    _occupy_standard_descriptors()
     for file in (sys.stdout, sys.stderr):
         if isinstance(file, io.TextIOWrapper):
             file.reconfigure(errors="backslashreplace")  # in a locale without these characters
@@ -54,3 +56,12 @@ def run_app(argv: Sequence[str]) -> int:
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
     return 0
+
+
+def _occupy_standard_descriptors() -> None:
+    """Whoever starts us may have closed them, and a socket that gets their number is no stdin."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it takes the lowest number that is free

@@ -187,17 +187,25 @@ def perform(
             return _nobody_reads()
         if isinstance(exc, InterphoneError):
             return explain(exc, out, where)
+        if exc.errno == errno.ENOSPC:
+            _write_nowhere()
+            return explain(Misuse(f"cannot write the output: {exc.strerror}"), out)
         raise
     except (InterphoneError, Misuse) as exc:
         return explain(exc, out, where)
 
 
 def _nobody_reads() -> int:
-    """stdout is closed: end without a word; what is flushed at exit goes nowhere."""
+    """stdout is closed: end without a word."""
+    _write_nowhere()
+    return BROKEN_PIPE
+
+
+def _write_nowhere() -> None:
+    """What is flushed at exit would fail again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
-    return BROKEN_PIPE
 
 
 def finish(code: int) -> None:

@@ -26,6 +26,9 @@ async def lines_of(where: str) -> AsyncIterator[bytes]:
     reader = _Reader(fd)
     try:
         while (line := await reader.next()) is not None:
+            if isinstance(line, OSError):
+                name = "stdin" if where == "-" else escape(where[1:])
+                raise Misuse(f"cannot read {name}: {line.strerror}")
             if line:
                 yield line
     finally:
@@ -38,13 +41,13 @@ class _Reader:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[bytes | OSError | None] = asyncio.Queue()
         self._room = threading.Semaphore(AHEAD)
         self._closed = False
         threading.Thread(target=self._read, name="interphone input", daemon=True).start()
 
-    async def next(self) -> bytes | None:
-        """The next line; None at the end."""
+    async def next(self) -> bytes | OSError | None:
+        """The next line, or why there is none; None at the end."""
         line = await self._queue.get()
         self._room.release()
         return line
@@ -56,18 +59,21 @@ class _Reader:
 
     def _read(self) -> None:
         rest = b""
-        # Not sys.stdin: a thread that waits in there keeps the interpreter from ending.
-        while not self._closed and (data := os.read(self._fd, CHUNK)):
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                self._put(line)
+        try:
+            # Not sys.stdin: a thread that waits in there keeps the interpreter from ending.
+            while not self._closed and (data := os.read(self._fd, CHUNK)):
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    self._put(line)
+        except OSError as exc:  # a directory, say
+            self._put(exc)
         if rest:
             self._put(rest)
         self._put(None)
         if self._fd:
             os.close(self._fd)
 
-    def _put(self, line: bytes | None) -> None:
+    def _put(self, line: bytes | OSError | None) -> None:
         self._room.acquire()
         if not self._closed:
             with suppress(RuntimeError):  # the loop has ended meanwhile

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,7 +106,8 @@ def _places() -> Iterator[Place]:
 
 def _node_directories() -> Iterator[str]:
     yield os.path.dirname(isdk_path())
-    yield os.path.dirname(os.path.abspath(net_ipc_path()))
+    with suppress(FileNotFoundError):  # the current directory is gone
+        yield os.path.dirname(os.path.abspath(net_ipc_path()))
 
 
 async def _listed(place: Place, *, ask: bool) -> Listed:

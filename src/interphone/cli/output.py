@@ -96,6 +96,10 @@ def number(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def _plain(part: Part) -> str:
+    return part if isinstance(part, str) else part.plain if isinstance(part, Text) else part[0]
+
+
 class Output:
     """Where a command prints to.
 
@@ -126,7 +130,10 @@ class Output:
 
     def text(self, *parts: Part) -> None:
         """Print a line for people."""
-        self.console.print(Text.assemble(*parts))
+        if self.console.is_terminal and not all(isinstance(part, str) for part in parts):
+            self.console.print(Text.assemble(*parts))
+        else:  # as it is: rich would make spaces of tabs, and takes its time
+            print(*map(_plain, parts), sep="", file=self.console.file)
         self.console.file.flush()
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 import logging
 import os
 import signal
@@ -63,7 +64,7 @@ def serve(
 def _load(what: str) -> Server:
     """Import the module, and return its server."""
     module_name, colon, path = what.partition(":")
-    if not module_name or not colon or not path:
+    if not module_name or module_name.startswith(".") or not colon or not path:
         raise Misuse(f"{escape(what)!r} names no server: give module:server")
     sys.path.insert(0, os.getcwd())
     try:
@@ -77,9 +78,16 @@ def _load(what: str) -> Server:
             raise Misuse(f"{escape(module_name)} has no {escape(path)!r}")
         found = getattr(found, name)
     if not isinstance(found, Server) and callable(found):
+        try:
+            inspect.signature(found).bind()
+        except TypeError:
+            raise Misuse(
+                f"{escape(what)} needs parameters: give a Server, or a function without any"
+            ) from None
         found = found()
     if not isinstance(found, Server):
-        raise Misuse(f"{escape(what)} is no Server, but a {type(found).__name__}")
+        kind = f"{type(found).__module__}.{type(found).__qualname__}"
+        raise Misuse(f"{escape(what)} is no interphone.Server, but a {kind}")
     return found
 
 

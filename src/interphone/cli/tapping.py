@@ -16,7 +16,7 @@ from ..errors import MethodNotFound, Unsupported
 from ..sightings import MAX_SHOWN, Sighting, SightingKind
 from .asking import Count
 from .command import connecting
-from .ending import Misuse
+from .ending import UNREACHABLE, Misuse
 from .output import Output, Part, escape, milliseconds, number
 from .target import Target, require_interphone
 
@@ -72,7 +72,7 @@ def tap(
         typer.Option("--secrets", help="Show values with names such as password and token, too."),
     ] = False,
     count: Count = None,
-) -> Coroutine[Any, Any, None]:
+) -> Coroutine[Any, Any, int]:
     """Watch what a server says and hears, until Ctrl-C.
 
     Only its own user may. Payloads are cut, and secrets left out by their names, before they
@@ -93,7 +93,7 @@ def tap(
     return _tap(target, out, wanted, count)
 
 
-async def _tap(target: Target, out: Output, wanted: dict[str, Any], count: int | None) -> None:
+async def _tap(target: Target, out: Output, wanted: dict[str, Any], count: int | None) -> int:
     async with target.client() as client, AsyncExitStack() as stack:
         require_interphone(client, "tap")
         sightings = await stack.enter_async_context(
@@ -109,8 +109,9 @@ async def _tap(target: Target, out: Output, wanted: dict[str, Any], count: int |
             screen.show(sighting)
             seen += 1
             if seen == count:
-                return
+                return 0
     out.note("the server has closed")
+    return 0 if count is None else UNREACHABLE
 
 
 class _Screen:

@@ -11,6 +11,7 @@ from ..client import Client
 from ..errors import Unsupported
 from ..protocol.session import Session
 from .ending import Misuse
+from .output import escape
 
 __all__ = ["Target", "address_of", "kind_of", "require_interphone"]
 
@@ -58,9 +59,14 @@ def address_of(name: str, *, isdk: bool = False, net_ipc: bool = False) -> Addre
     if isdk:
         return resolve(isdk_path(name))
     if net_ipc:
-        return resolve(net_ipc_path(name))
+        try:
+            return resolve(net_ipc_path(name))
+        except FileNotFoundError:
+            raise Misuse("the current directory is gone") from None
     if found := _tcp.fullmatch(name):
         return tcp_address(found[1].strip("[]"), int(found[2]))
+    if name.startswith("tcp://"):
+        raise Misuse(f"{escape(name)} has no port: give tcp://host:port")
     return resolve(name)
 
 

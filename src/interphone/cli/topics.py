@@ -12,7 +12,7 @@ import typer
 from ..subscription import Gap, Publication, Receipt
 from .asking import Count
 from .command import connecting
-from .ending import TIMED_OUT, Misuse
+from .ending import TIMED_OUT, UNREACHABLE, Misuse
 from .lines import lines_of
 from .output import Output, escape, json_of
 from .target import Target
@@ -54,6 +54,8 @@ async def sub(
 
     With --count, exit code 4 says that --for was over before there were so many.
     """
+    if group is not None and not group.isprintable():
+        raise Misuse(f"{escape(group)!r} is no name for a group")
     heard = 0
     async with target.client() as client:
         subscription = client.subscribe(*patterns, group=group, gaps=True)
@@ -70,7 +72,8 @@ async def sub(
                         return 0
         except TimeoutError:
             return 0 if count is None else TIMED_OUT
-    return 0
+    out.note("the server has closed")
+    return 0 if count is None else UNREACHABLE
 
 
 def _show(out: Output, item: Publication[Any]) -> None:

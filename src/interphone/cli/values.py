@@ -21,7 +21,7 @@ from .output import escape
 
 __all__ = ["arguments", "value_of", "value_of_line"]
 
-_named = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+_named = re.compile(r"([^\W\d]\w*)=(.*)", re.DOTALL)
 STDIN = 0
 
 
@@ -62,7 +62,8 @@ def _read(what: str | int) -> bytes:
         with open(what, "rb", closefd=what != STDIN) as file:
             return file.read()
     except OSError as exc:
-        raise Misuse(f"cannot read {escape(str(what))}: {exc.strerror}") from exc
+        name = "stdin" if what == STDIN else escape(str(what))
+        raise Misuse(f"cannot read {name}: {exc.strerror}") from exc
 
 
 def _content(data: bytes, where: str) -> Any:
@@ -76,6 +77,8 @@ def _content(data: bytes, where: str) -> Any:
 def _parsed(text: str, where: str) -> Any:
     try:
         return msgspec.json.decode(text)
+    except RecursionError:
+        raise Misuse(f"{where[:40]}... nests too deeply") from None
     except (msgspec.DecodeError, UnicodeEncodeError) as exc:
         if text.lstrip()[:1] in ("{", "[", '"'):  # a slip rather than a text
             raise Misuse(f"{where} is no JSON: {exc}") from None
