@@ -321,7 +321,7 @@ def test_server_is_served_until_ctrl_c(home, tmp_path, what):
         ("served", "names no server: give module:server"),
         ("absent:server", "there is no module 'absent' here"),
         ("served:absent", "served has no 'absent'"),
-        ("served:nothing", "is no Server, but a int"),
+        ("served:nothing", "is no interphone.Server, but a builtins.int"),
     ],
 )
 def test_what_cannot_be_served(home, tmp_path, what, why):
