@@ -30,6 +30,7 @@ COMPILED = [
     "protocol/dialects.py",
     "protocol/heartbeat.py",
     "protocol/payload.py",
+    "protocol/questions.py",
     "protocol/session.py",
     "protocol/streams.py",
     "protocol/wire.py",

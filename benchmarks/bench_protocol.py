@@ -28,57 +28,73 @@ class Item(msgspec.Struct):
 
 
 class Ends:
-    """A client and a server in one dialect; the server answers what it is asked."""
+    """A client and a server in one dialect; the server answers what it is asked.
+
+    What is looked up here is looked up once: a crossing is to cost what the Session costs.
+    """
 
     def __init__(self, dialect: str, of: Any = Any) -> None:
         dialects = ("native", "classic") if dialect == "native" else ("classic",)
-        self.client = Session("client", dialects=dialects)
-        self.server = Session("server", dialects=dialects)
-        self.of = of
-        self.client_reacts = reactions(answered=self.on_answer, opened=nothing)
-        self.server_reacts = reactions(request=self.on_request, message=self.on_message)
-        self.client.open()
+        self.client = client = Session("client", dialects=dialects)
+        self.server = server = Session("server", dialects=dialects)
+        self.carry = carrier(client, server, reactions(opened=nothing), reactions())
+        client.open()
         self.carry()
-        self.server.accept("1")
-        self.server.resume(self.server_reacts)
+        server.accept("1")
         self.carry()
-        self.encode = self.client.codec.encode
-        self.decode = self.client.codec.decode
+        encode, decode, respond = client.codec.encode, client.codec.decode, server.respond
+        self.encode = encode
 
-    def carry(self) -> None:
-        """Carry everything there, then everything back."""
-        if data := self.client.data_to_send():
-            self.server.receive(data, self.server_reacts)
-        if data := self.server.data_to_send():
-            self.client.receive(data, self.client_reacts)
+        def on_request(nonce: Any, raw: msgspec.Raw, options: object) -> None:
+            respond(nonce, encode(decode(raw, of)))
 
-    def on_request(self, nonce: Any, raw: msgspec.Raw, options: object) -> None:
-        value = self.decode(raw, self.of)
-        self.server.respond(nonce, self.encode(value))
+        def on_message(raw: msgspec.Raw) -> None:
+            decode(raw, of)
 
-    def on_message(self, raw: msgspec.Raw) -> None:
-        self.decode(raw, self.of)
+        def on_answer(token: object, raw: msgspec.Raw) -> None:
+            decode(raw, of)
 
-    def on_answer(self, token: object, raw: msgspec.Raw) -> None:
-        self.decode(raw, self.of)
+        reacts = reactions(request=on_request, message=on_message)
+        server.resume(reacts)
+        self.carry = carrier(client, server, reactions(answered=on_answer), reacts)
 
     def requests(self, at_once: int) -> Callable[[int], None]:
+        encode, request, carry = self.encode, self.client.request, self.carry
+
         def run(times: int) -> None:
             for _ in range(times // at_once):
                 for _ in range(at_once):
-                    self.client.request(self.encode(PAYLOAD), None, now=0.0, timeout=10.0)
-                self.carry()
+                    request(encode(PAYLOAD), None, now=0.0, timeout=10.0)
+                carry()
 
         return run
 
     def messages(self, at_once: int) -> Callable[[int], None]:
+        encode, send, carry = self.encode, self.client.send, self.carry
+
         def run(times: int) -> None:
             for _ in range(times // at_once):
                 for _ in range(at_once):
-                    self.client.send(self.encode(PAYLOAD))
-                self.carry()
+                    send(encode(PAYLOAD))
+                carry()
 
         return run
+
+
+def carrier(
+    client: Session, server: Session, client_reacts: Reactions, server_reacts: Reactions
+) -> Callable[[], None]:
+    """Return what carries everything there, then everything back."""
+    from_client, to_server = client.data_to_send, server.receive
+    from_server, to_client = server.data_to_send, client.receive
+
+    def carry() -> None:
+        if data := from_client():
+            to_server(data, server_reacts)
+        if data := from_server():
+            to_client(data, client_reacts)
+
+    return carry
 
 
 def nothing(*_: object) -> None: ...

@@ -32,7 +32,8 @@ from interphone.protocol import upgrade
 from interphone.protocol.heartbeat import LAG
 from interphone.protocol.messages import Failure
 from interphone.protocol.payload import ABSENT
-from interphone.protocol.session import MAX_UNREADABLE, RESOLUTION, Session
+from interphone.protocol.questions import RESOLUTION
+from interphone.protocol.session import MAX_UNREADABLE, Session
 from interphone.protocol.states import State
 from support.rubbish import IDENTITY, STARTS, deflated, opened_for_rubbish, rubbish
 from support.sessions import LoneSession, SessionPair, bodies, frame

@@ -31,7 +31,8 @@ from interphone.errors import (
 from interphone.limits import Limits
 from interphone.protocol.credit import Credit
 from interphone.protocol.messages import Failure
-from interphone.protocol.session import RESOLUTION, Session
+from interphone.protocol.questions import RESOLUTION
+from interphone.protocol.session import Session
 from interphone.protocol.shapes import Marks, Posting, Terms
 from interphone.protocol.states import State
 from support.clock import FakeClock
@@ -184,7 +185,7 @@ class End:
 
     def unsent(self, token: int) -> bool:
         """Whether a question was not sent yet."""
-        return self.nonces[token] in self.session._turnstile.held
+        return self.nonces[token] in self.session._questions.held
 
 
 def unnumbered(event: Event) -> Event:
@@ -682,7 +683,7 @@ class Machine(RuleBasedStateMachine):
     def no_more_is_asked_than_there_is_room_for(self) -> None:
         for end in self.ends.values():
             if not self.as_node:
-                assert len(end.session._turnstile) <= MAX_INFLIGHT
+                assert end.session._questions.under_way <= MAX_INFLIGHT
             if not self.spoilt:
                 asked = sum(value not in ("stream", "free") for _, value in end.asked)
                 assert self.as_node or asked <= MAX_INFLIGHT

@@ -119,7 +119,7 @@ def test_tag_is_written_as_recorded(size: str, written: str) -> None:
 
 @pytest.mark.parametrize(("size", "written"), TAGS["recorded"].items())
 def test_tag_is_read_as_recorded(size: str, written: str) -> None:
-    wire = Wire(limit=2**31 - 1, max_pending=1)
+    wire = Wire(limit=2**31 - 1)
     taken: list[bytes] = []
 
     wire.receive(bytes.fromhex(written), taken.append)
@@ -130,7 +130,7 @@ def test_tag_is_read_as_recorded(size: str, written: str) -> None:
 
 @pytest.mark.parametrize(("written", "size"), TAGS["accepted_noncanonical"].items())
 def test_tag_with_leading_zeros_is_accepted(written: str, size: int) -> None:
-    wire = Wire(limit=2**31 - 1, max_pending=1)
+    wire = Wire(limit=2**31 - 1)
     taken: list[bytes] = []
 
     wire.receive(bytes.fromhex(written) + b"x" * size, taken.append)

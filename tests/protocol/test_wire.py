@@ -7,13 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interphone.errors import MessageTooBig, Overloaded, RemoteProtocolError
-from interphone.protocol.messages import PONG, RESPONSE
+from interphone.errors import MessageTooBig, RemoteProtocolError
 from interphone.protocol.wire import LARGE, MAX_TAG, Wire, tag
 
 
-def new_wire(limit: int = 1000, max_pending: int = 10) -> Wire:
-    return Wire(limit=limit, max_pending=max_pending)
+def new_wire(limit: int = 1000) -> Wire:
+    return Wire(limit=limit)
 
 
 def taken_from(wire: Wire, *chunks: bytes) -> list[bytes]:
@@ -273,62 +272,6 @@ def test_nothing_is_padded_where_no_pad_is_set() -> None:
     wire.put_raw(b"x" * 65_537)
 
     assert len(wire.take()) == 65_537
-
-
-# Requests of ours
-
-
-def test_answer_finds_its_request_once() -> None:
-    wire = new_wire()
-    nonce = wire.ask("token", 5.0, 5.0, RESPONSE)
-
-    settled = wire.settle(nonce, RESPONSE)
-
-    assert settled is not None
-    assert settled.token == "token"
-    assert wire.settle(nonce, RESPONSE) is None
-
-
-def test_nonces_are_never_used_twice() -> None:
-    wire = new_wire()
-    nonces = set()
-
-    for _ in range(100):
-        nonce = wire.ask(None, None, None, RESPONSE)
-        nonces.add(nonce)
-        wire.settle(nonce, RESPONSE)
-
-    assert len(nonces) == 100
-
-
-@pytest.mark.parametrize("nonce", ["2", "", "toString", None, 1, 1.0, True, ["1"], {"1": 1}])
-def test_answer_to_nobody_settles_nothing(nonce: object) -> None:
-    wire = new_wire()
-    assert wire.ask("token", None, None, RESPONSE) == "1"
-
-    assert wire.settle(nonce, RESPONSE) is None
-    assert len(wire.pending) == 1
-
-
-def test_answer_of_another_kind_settles_nothing() -> None:
-    wire = new_wire()
-    nonce = wire.ask("token", None, None, PONG)
-
-    assert wire.settle(nonce, RESPONSE) is None
-    assert wire.settle(nonce, PONG) is not None
-
-
-def test_requests_over_the_limit_are_refused() -> None:
-    wire = new_wire(max_pending=2)
-    first = wire.ask(1, None, None, RESPONSE)
-    wire.ask(2, None, None, RESPONSE)
-
-    with pytest.raises(Overloaded, match="2 requests") as caught:
-        wire.ask(3, None, None, RESPONSE)
-    assert caught.value.delivery == "not_sent"
-
-    wire.settle(first, RESPONSE)
-    wire.ask(3, None, None, RESPONSE)
 
 
 @given(

@@ -50,7 +50,7 @@ class Raw:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
-        self._wire = Wire(limit=2**30, max_pending=1)
+        self._wire = Wire(limit=2**30)
         self._packets: list[Any] = []
 
     @classmethod

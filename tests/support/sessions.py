@@ -54,7 +54,7 @@ def frame(packet: Any) -> bytes:
 def bodies(data: bytes) -> list[bytes]:
     """The bodies of whole frames."""
     found: list[bytes] = []
-    wire = Wire(limit=2**31, max_pending=1)
+    wire = Wire(limit=2**31)
     wire.receive(data, found.append)
     assert not wire.unfinished(), "the data ends within a frame"
     return found

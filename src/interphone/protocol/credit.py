@@ -12,11 +12,9 @@ been taken.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ..errors import RemoteProtocolError
 
-__all__ = ["MAX_WINDOW", "UNIT", "Credit", "Guests", "Turnstile"]
+__all__ = ["MAX_WINDOW", "UNIT", "Credit", "Guests"]
 
 UNIT = 1024  # bytes of payload that one more unit of credit is asked for
 MAX_WINDOW = 1 << 20
@@ -111,86 +109,14 @@ class Guests:
             RemoteProtocolError: There is no room for it, as the other end knows, or its nonce
                 is taken.
         """
-        if nonce in self._sizes:
+        sizes = self._sizes
+        if nonce in sizes:
             raise RemoteProtocolError("two requests have the same nonce")
-        if self._sizes and (len(self._sizes) >= self._room or self._bytes + size > self._max_bytes):
+        if sizes and (len(sizes) >= self._room or self._bytes + size > self._max_bytes):
             raise RemoteProtocolError("a request came without credit")
-        self._sizes[nonce] = size
+        sizes[nonce] = size
         self._bytes += size
 
     def leave(self, nonce: object) -> None:
         """Note that it was answered."""
         self._bytes -= self._sizes.pop(nonce, 0)
-
-
-class Turnstile:
-    """Our requests that the other end has room for; the others wait here, in order.
-
-    A request has left when its answer has come: every one is answered, also a cancelled one.
-
-    Attributes:
-        held: Requests that were not sent yet, by nonce, oldest first.
-    """
-
-    __slots__ = ("_bytes", "_max_bytes", "_room", "_under_way", "held")
-
-    def __init__(self) -> None:
-        self._room: int | None = None
-        self._max_bytes = 0
-        self._bytes = 0
-        self._under_way: dict[str | int, int] = {}
-        self.held: dict[str | int, bytes] = {}
-
-    def __len__(self) -> int:
-        """How many requests are under way."""
-        return len(self._under_way)
-
-    def restrict(self, room: int, max_bytes: int) -> None:
-        """From now on let through so many requests and bytes of them, but always one."""
-        self._room, self._max_bytes = room, max_bytes
-
-    def enter(self, nonce: str | int, body: bytes) -> bool:
-        """Whether a request may be sent now; if not it is held."""
-        if self._room is None:
-            return True
-        size, under_way = len(body), self._under_way
-        # Hot path: `_fits` and `_let_in`, written out.
-        if not self.held and (
-            not under_way or (len(under_way) < self._room and self._bytes + size <= self._max_bytes)
-        ):
-            under_way[nonce] = size
-            self._bytes += size
-            return True
-        self.held[nonce] = body
-        return False
-
-    def leave(self, nonce: object) -> Sequence[bytes]:
-        """Note an answer; return the requests that may be sent for it."""
-        size = self._under_way.pop(nonce, None)  # type: ignore[call-overload]  # any nonce may come
-        if size is None:
-            return ()
-        self._bytes -= size
-        return self._let_in_next() if self.held else ()
-
-    def _let_in_next(self) -> list[bytes]:
-        freed: list[bytes] = []
-        while self.held:
-            nonce = next(iter(self.held))
-            if not self._fits(len(self.held[nonce])):
-                break
-            freed.append(self.held.pop(nonce))
-            self._let_in(nonce, len(freed[-1]))
-        return freed
-
-    def withdraw(self, nonce: object) -> bool:
-        """Take a held request back; False if it is not held."""
-        return self.held.pop(nonce, None) is not None  # type: ignore[call-overload]  # as above
-
-    def _fits(self, size: int) -> bool:
-        assert self._room is not None  # else nobody asks
-        under_way = len(self._under_way)
-        return not under_way or (under_way < self._room and self._bytes + size <= self._max_bytes)
-
-    def _let_in(self, nonce: str | int, size: int) -> None:
-        self._under_way[nonce] = size
-        self._bytes += size

@@ -51,7 +51,7 @@ class Dialect(Protocol):
         *,
         mark: str | None = None,
         failure: Failure | None = None,
-        options: dict[str, Any] | None = None,
+        options: dict[str, Any] | msgspec.Raw | None = None,
     ) -> bytes:
         """Return any packet; an `ABSENT` payload is left out."""
         ...
@@ -60,16 +60,12 @@ class Dialect(Protocol):
         """Return a MESSAGE."""
         ...
 
-    def request(
-        self, payload: bytes, nonce: str | int, options: dict[str, Any] | None = None
-    ) -> bytes:
-        """Return a REQUEST with a nonce of ours."""
+    def request(self, payload: bytes, nonce: str | int, options: bytes = b"") -> bytes:
+        """Return a REQUEST with a nonce of ours; its options are encoded already."""
         ...
 
-    def call(
-        self, payload: bytes, nonce: str | int, options: dict[str, Any] | None = None
-    ) -> bytes:
-        """Return a REQUEST of the kind "call" with a nonce of ours."""
+    def call(self, payload: bytes, nonce: str | int, options: bytes = b"") -> bytes:
+        """The same of the kind "call"."""
         ...
 
     def response(self, payload: bytes, nonce: object) -> bytes:
@@ -102,6 +98,7 @@ class ClassicJson:
     def __init__(self, codec: Json) -> None:
         self.codec: Codec = codec
         self._encode = codec.encode
+        self._max_depth = codec.max_depth
 
     def read(self, body: bytes) -> Packet | None:
         """See `Dialect`."""
@@ -111,7 +108,9 @@ class ClassicJson:
             if not self.codec.lenient:
                 raise PayloadError(f"no packet: {exc}") from exc
         else:
-            _check(self.codec, body, packet.d)
+            size, depth = len(packet.d), self._max_depth
+            if size > depth or len(body) - size > depth:  # else it cannot nest deeper
+                _check(self.codec, body, packet.d)
             return packet
         self.codec.check(body)
         return _lenient_packet(body)
@@ -124,7 +123,7 @@ class ClassicJson:
         *,
         mark: str | None = None,
         failure: Failure | None = None,
-        options: dict[str, Any] | None = None,
+        options: dict[str, Any] | msgspec.Raw | None = None,
     ) -> bytes:
         """See `Dialect`."""
         parts = [b'{"t":%d' % kind]
@@ -147,19 +146,16 @@ class ClassicJson:
         """See `Dialect`."""
         return b'{"t":1,"d":%b}' % payload
 
-    def request(
-        self, payload: bytes, nonce: str | int, options: dict[str, Any] | None = None
-    ) -> bytes:
+    def request(self, payload: bytes, nonce: str | int, options: bytes = b"") -> bytes:
         """See `Dialect`."""
         if options:
-            return self.packet(REQUEST, payload, nonce, options=options)
+            return b'{"t":2,"d":%b,"n":"%b","o":%b}' % (payload, str(nonce).encode(), options)
         return b'{"t":2,"d":%b,"n":"%b"}' % (payload, str(nonce).encode())
 
-    def call(
-        self, payload: bytes, nonce: str | int, options: dict[str, Any] | None = None
-    ) -> bytes:
+    def call(self, payload: bytes, nonce: str | int, options: bytes = b"") -> bytes:
         """See `Dialect`."""
-        return self.packet(REQUEST, payload, nonce, mark="call", options=options)
+        said = b',"o":' + options if options else b""
+        return b'{"t":2,"d":%b,"n":"%b","k":"call"%b}' % (payload, str(nonce).encode(), said)
 
     def response(self, payload: bytes, nonce: object) -> bytes:
         """See `Dialect`."""
@@ -236,7 +232,7 @@ class ClassicMessagePack:
         *,
         mark: str | None = None,
         failure: Failure | None = None,
-        options: dict[str, Any] | None = None,
+        options: dict[str, Any] | msgspec.Raw | None = None,
     ) -> bytes:
         """See `Dialect`."""
         parts = [b"\xa1t%c" % kind, b"\xa1d", bytes(payload) or UNDEFINED]
@@ -255,17 +251,13 @@ class ClassicMessagePack:
         """See `Dialect`."""
         return self.packet(MESSAGE, payload)
 
-    def request(
-        self, payload: bytes, nonce: str | int, options: dict[str, Any] | None = None
-    ) -> bytes:
+    def request(self, payload: bytes, nonce: str | int, options: bytes = b"") -> bytes:
         """See `Dialect`."""
-        return self.packet(REQUEST, payload, nonce, options=options)
+        return self.packet(REQUEST, payload, nonce, options=msgspec.Raw(options))
 
-    def call(
-        self, payload: bytes, nonce: str | int, options: dict[str, Any] | None = None
-    ) -> bytes:
+    def call(self, payload: bytes, nonce: str | int, options: bytes = b"") -> bytes:
         """See `Dialect`."""
-        return self.packet(REQUEST, payload, nonce, mark="call", options=options)
+        return self.packet(REQUEST, payload, nonce, mark="call", options=msgspec.Raw(options))
 
     def response(self, payload: bytes, nonce: object) -> bytes:
         """See `Dialect`."""
@@ -310,9 +302,10 @@ class Native:
             packet = _native_packet(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             raise PayloadError(f"no packet: {exc}") from exc
-        if len(body) > self._max_depth:  # else it cannot nest deeper
+        size, depth = len(packet.d), self._max_depth
+        if size > depth or len(body) - size > depth:  # else it cannot nest deeper
             _check(self.codec, body, packet.d)
-        if len(packet.d) == 3 and bytes(packet.d) == UNDEFINED:
+        if size == 3 and bytes(packet.d) == UNDEFINED:
             packet.d = ABSENT
         return packet  # type: ignore[return-value]  # the fields of a Packet, in another order
 
@@ -324,7 +317,7 @@ class Native:
         *,
         mark: str | None = None,
         failure: Failure | None = None,
-        options: dict[str, Any] | None = None,
+        options: dict[str, Any] | msgspec.Raw | None = None,
     ) -> bytes:
         """See `Dialect`."""
         if failure is None and not mark and not options:
@@ -341,25 +334,20 @@ class Native:
         """See `Dialect`."""
         return b"\x93\x01\xc0" + payload
 
-    def request(
-        self, payload: bytes, nonce: str | int, options: dict[str, Any] | None = None
-    ) -> bytes:
+    def request(self, payload: bytes, nonce: str | int, options: bytes = b"") -> bytes:
         """See `Dialect`."""
         if options:
-            encoded = _encode_native(options)
-            return b"\x96\x02%b%b\xc0\xc0%b" % (_encode_native(nonce), payload, encoded)
-        return b"\x93\x02%b%b" % (_encode_native(nonce), payload)
+            return b"".join((b"\x96\x02", _encode_native(nonce), payload, b"\xc0\xc0", options))
+        return b"".join((b"\x93\x02", _encode_native(nonce), payload))
 
-    def call(
-        self, payload: bytes, nonce: str | int, options: dict[str, Any] | None = None
-    ) -> bytes:
+    def call(self, payload: bytes, nonce: str | int, options: bytes = b"") -> bytes:
         """See `Dialect`."""
-        encoded = _encode_native(options)
-        return b"\x96\x02%b%b\xa4call\xc0%b" % (_encode_native(nonce), payload, encoded)
+        said = options or b"\xc0"
+        return b"".join((b"\x96\x02", _encode_native(nonce), payload, b"\xa4call\xc0", said))
 
     def response(self, payload: bytes, nonce: object) -> bytes:
         """See `Dialect`."""
-        return b"\x93\x03%b%b" % (_encode_native(nonce), payload)
+        return b"".join((b"\x93\x03", _encode_native(nonce), payload))
 
     def publication(self, topic: str, payload: bytes | msgspec.Raw) -> bytes:
         """See `Dialect`."""

@@ -11,7 +11,7 @@ from ..errors import InterphoneError
 from .messages import Goodbye, Hello, Packet, Welcome
 from .shapes import Marks, Posting, Terms
 
-__all__ = ["Counts", "Nonce", "Options", "Reactions", "Role", "Watch", "Way"]
+__all__ = ["Counts", "Nonce", "Options", "Reactions", "Role", "Watch", "Way", "read_options"]
 
 LONGEST = 1e9  # seconds of a deadline that is worth noting
 
@@ -33,18 +33,21 @@ class Options(msgspec.Struct, frozen=True, gc=False):
     deadline: float | None = None
     progress: bool = False
 
-    @classmethod
-    def read(cls, shown: object) -> Options:
-        """Read the `o` of a packet; what makes no sense there is ignored."""
-        if type(shown) is not dict:
-            return _NO_OPTIONS
-        seconds: Any = shown.get("deadline")
-        if type(seconds) not in (int, float) or not 0 < seconds < LONGEST:
-            return cls(None, shown.get("progress") is True)
-        return cls(float(seconds), shown.get("progress") is True)
-
 
 _NO_OPTIONS = Options()
+
+
+def read_options(shown: object) -> Options:
+    """Read the `o` of a packet; what makes no sense there is ignored."""
+    if type(shown) is not dict:
+        return _NO_OPTIONS
+    seconds: Any = shown.get("deadline")
+    progress = shown.get("progress") is True
+    if type(seconds) is float and 0 < seconds < LONGEST:
+        return Options(seconds, progress)
+    if type(seconds) is int and 0 < seconds < LONGEST:
+        return Options(float(seconds), progress)
+    return Options(None, progress)
 
 
 class Reactions(NamedTuple):

@@ -45,10 +45,10 @@ from ..errors import (
 )
 from ..limits import Limits
 from . import handshake, upgrade
-from .credit import Guests, Turnstile
+from .credit import Guests
 from .deflate import Deflate
 from .dialects import ClassicJson, ClassicMessagePack, Dialect, Native
-from .events import Counts, Nonce, Options, Reactions, Role, Watch
+from .events import Counts, Nonce, Options, Reactions, Role, Watch, read_options
 from .heartbeat import Heartbeat
 from .messages import (
     ALLOW,
@@ -84,6 +84,7 @@ from .messages import (
     read_failure,
 )
 from .payload import ABSENT, Json, MessagePack
+from .questions import Questions
 from .shapes import (
     Marks,
     Posting,
@@ -109,7 +110,6 @@ PREAMBLE = b"IPC"
 ORPHAN = "closing orphaned connection"  # net-ipc's words for a connection that never opened
 PADDING = b'\x87{"t":7}'  # a packet of no known type
 MAX_UNREADABLE = 16  # bodies in a row that are no packet
-RESOLUTION = 0.005  # seconds between two sweeps of the pending table
 
 FREE = frozenset({"sub", "unsub", "forget"})  # kinds of requests, answered at once, without credit
 
@@ -135,6 +135,50 @@ class Session:
         next_tick: When `tick` has something to do, in the driver's clock; None: never.
     """
 
+    __slots__ = (
+        "_compress",
+        "_deflate",
+        "_dialect",
+        "_dialects",
+        "_guests",
+        "_handshake_due",
+        "_head",
+        "_heartbeat",
+        "_hello",
+        "_in_head",
+        "_legal",
+        "_messagepack",
+        "_opening",
+        "_packets",
+        "_put",
+        "_questions",
+        "_react",
+        "_read",
+        "_shown",
+        "_size",
+        "_timeout",
+        "_told",
+        "_unreadable",
+        "_upgrade",
+        "_upgrades",
+        "_wire",
+        "can",
+        "counts",
+        "credit",
+        "error",
+        "flavour",
+        "goodbye",
+        "interphone",
+        "isdk",
+        "limits",
+        "native",
+        "next_tick",
+        "role",
+        "state",
+        "streams",
+        "topics",
+    )
+
     def __init__(
         self,
         role: Role,
@@ -159,7 +203,6 @@ class Session:
         self.goodbye: Goodbye | None = None
         self.error: InterphoneError | None = None
         self.counts = Counts()
-        self._legal = LEGAL[State.OPENING]
         self._compress = compress
         self._messagepack = messagepack
         self._upgrades = upgrades
@@ -167,9 +210,7 @@ class Session:
         self._shown = (*CAPABILITIES, IDLE) if idle else CAPABILITIES
         self.native = False
         self._heartbeat = Heartbeat(heartbeat, now)
-        self._wire = Wire(
-            limit=self.limits.max_handshake_frame, max_pending=self.limits.max_pending
-        )
+        self._wire = Wire(limit=self.limits.max_handshake_frame)
         self._dialect: Dialect = ClassicJson(Json(lenient=True, max_depth=self.limits.max_depth))
         self.flavour: tuple[type, bool] = type(self._dialect), False
         self._deflate: Deflate | None = None
@@ -180,9 +221,7 @@ class Session:
         self._upgrade = ""  # the name this client asked the server to upgrade to
         self._hello: Packet | None = None
         self._unreadable = 0
-        self._swept = 0.0
         self._handshake_due = now + self.limits.handshake_timeout if role == "server" else None
-        self._pending_due: float | None = None
         self.next_tick: float | None = self._handshake_due
         self._packets: dict[int, Callable[[Packet], None]] = {
             CONNECTION: self._on_hello if role == "server" else self._on_welcome,
@@ -202,14 +241,17 @@ class Session:
             ALLOW: self._on_allow,
             MISSED: self._on_missed,
         }
+        self._enter(State.OPENING)
         self._size = 0  # of the frame that is being dispatched
-        self._turnstile = Turnstile()
+        self._questions = Questions(self.limits.max_pending, self._note_due)
+        self._timeout: float | None = None  # of the last request, and how it was told
+        self._told = b""
         self._guests = Guests(self.limits.max_inflight, self.limits.max_held)
         self.streams = Streams(self._put_piece, lambda: self.codec, self.counts)
 
     def __repr__(self) -> str:
         kind = "interphone" if self.interphone else "isdk" if self.isdk else "node"
-        pending = len(self._wire.pending)
+        pending = len(self._questions.pending)
         return f"<Session {self.role} {self.state.value}, peer {kind}, pending {pending}>"
 
     # Receiving
@@ -222,8 +264,9 @@ class Session:
         try:
             if self._in_head:
                 data = self._take_head(data)
-            if not self._in_head:
-                self._wire.receive(data, self._take_frame)
+                if self._in_head:
+                    return
+            self._wire.receive(data, self._take_frame)
         except RemoteProtocolError as violation:
             self._violate(violation)
         except HandshakeError as refusal:
@@ -288,9 +331,11 @@ class Session:
             return
         self._unreadable = 0
         self._size = len(body)
-        if packet is not None and packet.t in self._legal:
-            self._packets[packet.t](packet)
-            return
+        if packet is not None:
+            react = self._legal.get(packet.t)
+            if react is not None:
+                react(packet)
+                return
         if packet is None or packet.t not in self._packets:
             self.counts.unknown += 1
         else:
@@ -331,7 +376,7 @@ class Session:
 
     def _enter(self, state: State) -> None:
         self.state = state
-        self._legal = LEGAL[state]
+        self._legal = {kind: self._packets[kind] for kind in LEGAL[state]}
 
     # Opening
 
@@ -455,7 +500,7 @@ class Session:
         self.can = handshake.common_capabilities(shown, (*CAPABILITIES, IDLE))
         self.credit = handshake.credit_of(shown)
         if self.credit is not None:
-            self._turnstile.restrict(self.credit.requests, self.credit.bytes)
+            self._questions.restrict(self.credit.requests, self.credit.bytes)
 
     def _opened(self) -> None:
         """Both CONNECTION frames are plain JSON; everything after them is what was agreed."""
@@ -469,7 +514,7 @@ class Session:
         lenient, depth = not self.interphone, self.limits.max_depth
         if self.native:
             self._dialect = Native(MessagePack(max_depth=depth))
-            self._wire.kind_of_nonce = int
+            self._questions.kind = int
             self._compress = False
         elif self._messagepack:
             self._dialect = ClassicMessagePack(MessagePack(lenient=lenient, max_depth=depth))
@@ -537,25 +582,26 @@ class Session:
             self._react.publication(*shape, marks)
 
     def _on_request(self, packet: Packet) -> None:
-        if self.credit is not None and self._ours(packet):
-            if packet.n in self.streams.served:
+        nonce, kind = packet.n, packet.k
+        if self.credit is not None:  # it is one of us
+            if type(nonce) is not self._questions.kind:
+                self._ours(packet)
+            if self.streams.served and nonce in self.streams.served:
                 raise RemoteProtocolError("a request has the nonce of a stream")
-            if type(packet.k) is not str or packet.k not in FREE:
-                self._guests.come(packet.n, self._size)
+            if kind is None or type(kind) is not str or kind not in FREE:
+                self._guests.come(nonce, self._size)
         if self.state is _DRAINING:
-            self.fail(packet.n, Failure("closing", "the peer is closing"))
-        elif self.interphone and packet.k is None:
-            self._react.request(packet.n, packet.d, Options.read(packet.o))
-        elif self.interphone and packet.k == "call":
-            self._react.call(packet.n, packet.d, Options.read(packet.o))
+            self.fail(nonce, Failure("closing", "the peer is closing"))
+        elif self.interphone and kind is None:
+            self._react.request(nonce, packet.d, read_options(packet.o))
+        elif self.interphone and kind == "call":
+            self._react.call(nonce, packet.d, read_options(packet.o))
         elif self.role == "server" and self._on_subscription(packet):
             return
-        elif packet.k is not None and self.interphone:
-            self.fail(
-                packet.n, Failure("unsupported", f"no such kind of request: {packet.k!r:.75}")
-            )
+        elif kind is not None and self.interphone:
+            self.fail(nonce, Failure("unsupported", f"no such kind of request: {kind!r:.75}"))
         else:
-            self._react.request(packet.n, packet.d, Options())
+            self._react.request(nonce, packet.d, Options())
 
     def _on_cancel(self, packet: Packet) -> None:
         if self.interphone:
@@ -576,7 +622,7 @@ class Session:
         elif many > limits.max_streams or (many > 1 and self.streams.bytes > limits.max_held):
             self.fail(packet.n, Failure("overloaded", f"{many - 1} streams are open already"))
         else:
-            self._react.open(packet.n, packet.d, Options.read(packet.o))
+            self._react.open(packet.n, packet.d, read_options(packet.o))
 
     def _on_item(self, packet: Packet) -> None:
         if self._ours(packet):
@@ -596,7 +642,7 @@ class Session:
 
     def _on_progress(self, packet: Packet) -> None:
         if self._ours(packet):
-            entry = self._wire.pending.get(packet.n)
+            entry = self._questions.pending.get(packet.n)
             if entry is None:
                 self.counts.late += 1
             else:
@@ -607,7 +653,7 @@ class Session:
         if not self.interphone:
             self.counts.unknown += 1
             return False
-        if type(packet.n) is not self._wire.kind_of_nonce:
+        if type(packet.n) is not self._questions.kind:
             raise RemoteProtocolError(f"no nonce of a stream or request: {packet.n!r:.75}")
         return True
 
@@ -667,16 +713,16 @@ class Session:
             react(packet.n, *pair)
 
     def _on_response(self, packet: Packet) -> None:
-        entry = self._wire.settle(packet.n, RESPONSE)
+        questions = self._questions
+        entry = questions.settle(packet.n, RESPONSE)
         failure = None
         if self.interphone:
             if packet.e is not None:
                 failure = read_failure(packet.e)
-            if type(packet.n) is self._wire.kind_of_nonce:  # else it is none of ours
-                if self.streams.asked:
-                    self.streams.asked.pop(packet.n, None)
-                for body in self._turnstile.leave(packet.n):
-                    self._put(body)
+            if self.streams.asked and type(packet.n) is questions.kind:  # else it is none of ours
+                self.streams.asked.pop(packet.n, None)
+            if questions.held:
+                self._put_held()
         if entry is None:
             if failure is None or failure.code != "cancelled":  # we asked for that one
                 self.counts.late += 1
@@ -689,7 +735,7 @@ class Session:
         self._put(self._dialect.packet(PONG, packet.d, packet.n))
 
     def _on_pong(self, packet: Packet) -> None:
-        entry = self._wire.settle(packet.n, PONG)
+        entry = self._questions.settle(packet.n, PONG)
         if entry is None:
             self.counts.late += 1  # the pongs of heartbeats, too: they are in no table
         else:
@@ -721,7 +767,7 @@ class Session:
     @property
     def pending(self) -> int:
         """How many requests of ours wait for an answer."""
-        return len(self._wire.pending)
+        return len(self._questions.pending)
 
     @property
     def nudge(self) -> bytes:
@@ -748,7 +794,8 @@ class Session:
 
     def send(self, payload: bytes) -> None:
         """Say something that has no answer."""
-        self._require_open()
+        if self.state is not _OPEN:
+            self._require_open()
         self._put(self._dialect.message(payload))
 
     def remark(self, payload: bytes) -> None:
@@ -763,10 +810,11 @@ class Session:
         self, payload: bytes, token: object, *, now: float = 0.0, timeout: float | None = None
     ) -> Nonce:
         """Ask something."""
-        self._require_open()
-        nonce = self._ask(token, now, timeout, RESPONSE)
-        options = None if timeout is None else self._options(timeout)
-        return self._put_request(nonce, self._dialect.request(payload, nonce, options))
+        if self.state is not _OPEN:
+            self._require_open()
+        told = self._told if timeout == self._timeout else self._tell_timeout(timeout)
+        nonce = self._questions.ask(token, now, timeout, RESPONSE)
+        return self._put_request(nonce, self._dialect.request(payload, nonce, told))
 
     def call(
         self,
@@ -781,11 +829,15 @@ class Session:
 
         A Node end gets it as a JSON-RPC 2.0 envelope would be read: as a plain request.
         """
-        self._require_open()
-        nonce = self._ask(token, now, timeout, RESPONSE)
-        options = self._options(timeout, progress=progress)
+        if self.state is not _OPEN:
+            self._require_open()
+        if progress:
+            told = self._told_options(timeout, progress=True)
+        else:
+            told = self._told if timeout == self._timeout else self._tell_timeout(timeout)
+        nonce = self._questions.ask(token, now, timeout, RESPONSE)
         write = self._dialect.call if self.interphone else self._dialect.request
-        return self._put_request(nonce, write(payload, nonce, options))
+        return self._put_request(nonce, write(payload, nonce, told))
 
     def open_stream(
         self,
@@ -802,7 +854,7 @@ class Session:
         At most `window` units of credit are under way towards us; see `streams`.
         """
         self._require_open()
-        nonce = self._ask(token, now, timeout, RESPONSE)
+        nonce = self._questions.ask(token, now, timeout, RESPONSE)
         options = {"credit": window} | (self._options(timeout, progress=progress) or {})
         self._put_asking(nonce, self._dialect.packet(OPEN, payload, nonce, options=options))
         self.streams.ask(nonce, token, window)
@@ -822,10 +874,19 @@ class Session:
             options["progress"] = True
         return options
 
+    def _told_options(self, timeout: float | None, *, progress: bool = False) -> bytes:
+        options = self._options(timeout, progress=progress)
+        return self.codec.encode(options) if options else b""
+
+    def _tell_timeout(self, timeout: float | None) -> bytes:
+        """Say how long the asker of a request will wait, and keep that for the next."""
+        self._timeout, self._told = timeout, self._told_options(timeout)
+        return self._told
+
     def ping(self, token: object, *, now: float = 0.0, timeout: float | None = None) -> Nonce:
         """Ask for a sign of life."""
         self._require_open()
-        nonce = self._ask(token, now, timeout, PONG)
+        nonce = self._questions.ask(token, now, timeout, PONG)
         return self._put_asking(nonce, self._dialect.packet(PING, ABSENT, nonce))
 
     def subscribe(
@@ -929,7 +990,7 @@ class Session:
         options: dict[str, Any] | None = None,
     ) -> Nonce:
         self._require_open()
-        nonce = self._ask(token, now, timeout, RESPONSE)
+        nonce = self._questions.ask(token, now, timeout, RESPONSE)
         mark = kind if self.interphone else None
         body = self._dialect.packet(REQUEST, payload, nonce, mark=mark, options=options)
         put = self._put_asking if kind in FREE else self._put_request
@@ -1016,13 +1077,13 @@ class Session:
 
         If it comes all the same it is dropped and counted.
         """
-        if self._wire.pending.pop(nonce, None) is not None:
+        if self._questions.pending.pop(nonce, None) is not None:
             self._cancel(nonce)
 
     def _cancel(self, nonce: Nonce) -> bool:
         """Tell the other end that nobody waits for this answer; False if it was never asked."""
         self.streams.asked.pop(nonce, None)
-        if self._turnstile.withdraw(nonce):
+        if self._questions.withdraw(nonce):
             return False
         if self.interphone and self.answering:
             self._put(self._dialect.packet(CANCEL, ABSENT, nonce))
@@ -1070,19 +1131,31 @@ class Session:
 
     def _put_request(self, nonce: Nonce, body: bytes) -> Nonce:
         """Queue a request, or hold it until there is credit."""
-        if len(body) > self._wire.limit or self._turnstile.enter(nonce, body):
-            self._put_asking(nonce, body)
+        try:
+            if len(body) > self._wire.limit or self._questions.may_go(nonce, body):
+                self._put(body)
+        except MessageTooBig:
+            self._unask(nonce)
+            raise
         return nonce
 
     def _put_asking(self, nonce: Nonce, body: bytes) -> Nonce:
+        """Queue what costs no credit."""
         try:
             self._put(body)
         except MessageTooBig:
-            del self._wire.pending[nonce]
-            for held in self._turnstile.leave(nonce):
-                self._put(held)
+            self._unask(nonce)
             raise
         return nonce
+
+    def _unask(self, nonce: Nonce) -> None:
+        """Forget what was never sent; others may go in its place."""
+        self._questions.settle(nonce, self._questions.pending[nonce].answer)
+        self._put_held()
+
+    def _put_held(self) -> None:
+        for body in self._questions.released():
+            self._put(body)
 
     def _require_open(self) -> None:
         if self.state is _OPEN:
@@ -1096,7 +1169,7 @@ class Session:
     # Time
 
     def _note_due(self) -> None:
-        due = (self._handshake_due, self._heartbeat.due, self._pending_due)
+        due = (self._handshake_due, self._heartbeat.due, self._questions.due)
         self.next_tick = min((time for time in due if time is not None), default=None)
 
     def tick(self, now: float, react: Reactions) -> None:
@@ -1104,34 +1177,15 @@ class Session:
         self._react = react
         if self._handshake_due is not None and now >= self._handshake_due:
             self._violate(RemoteProtocolError("no CONNECTION in time", code="timeout"))
-        if self._pending_due is not None and now >= self._pending_due:
+        if self._questions.due is not None and now >= self._questions.due:
             self._expire(now)
         if self._heartbeat.due is not None and now >= self._heartbeat.due:
             self._beat(now)
         self._note_due()
 
-    def _ask(self, token: object, now: float, timeout: float | None, answer: int) -> Nonce:
-        deadline = None if timeout is None else now + timeout
-        nonce = self._wire.ask(token, deadline, timeout, answer)
-        if deadline is not None and (self._pending_due is None or deadline < self._pending_due):
-            self._pending_due = max(deadline, self._swept + RESOLUTION)
-            self._note_due()
-        return nonce
-
     def _expire(self, now: float) -> None:
-        """Fail what is overdue, and find out when to look again."""
-        pending, overdue, soonest = self._wire.pending, [], None
-        for nonce, entry in pending.items():
-            if entry.deadline is None:
-                continue
-            if entry.deadline <= now:
-                overdue.append(nonce)
-            elif soonest is None or entry.deadline < soonest:
-                soonest = entry.deadline
-        self._swept = now
-        self._pending_due = None if soonest is None else max(soonest, now + RESOLUTION)
-        for nonce in overdue:  # a reaction may ask anew, or forget others of these
-            expired = pending.pop(nonce, None)
+        for nonce in self._questions.overdue(now):  # a reaction may ask anew, or forget others
+            expired = self._questions.pending.pop(nonce, None)
             if expired is not None:
                 assert expired.timeout is not None  # it had a deadline
                 error = RequestTimeout(expired.timeout)
@@ -1149,13 +1203,11 @@ class Session:
 
     def _fail_pending(self, react: Reactions) -> None:
         error = self.error or ConnectionLost()
-        pending = dict(self._wire.pending)
-        self._wire.pending.clear()
+        pending = self._questions.clear()
         self.streams.asked.clear()
-        self._pending_due = None
         self._note_due()
         for nonce, entry in pending.items():
             failed = copy_of(error)
-            if self._turnstile.withdraw(nonce):
+            if self._questions.withdraw(nonce):
                 failed.delivery = "not_sent"
             react.failed(entry.token, failed)

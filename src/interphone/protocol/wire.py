@@ -1,4 +1,4 @@
-"""Wire: bytes to frames and frames to bytes, and the requests that wait for an answer.
+"""Wire: bytes to frames and frames to bytes.
 
 A frame is a length tag and a body. The tag is base 128, most significant digit first;
 the last digit, and only the last, has the high bit set (wire.md). A reader yields one
@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..errors import MessageTooBig, Overloaded, RemoteProtocolError
-from .pending import Pending
+from ..errors import MessageTooBig, RemoteProtocolError
 
 __all__ = ["LARGE", "MAX_TAG", "Wire", "tag"]
 
@@ -33,44 +32,36 @@ _TAGS = [tag(size) for size in range(_SHORT_TAGS)]
 
 
 class Wire:
-    """Frames in, frames out, and the table of pending requests.
+    """Frames in and frames out.
 
     Attributes:
         limit: Largest body accepted and sent, in bytes.
         stopped: Set it and no further frame is taken out until it is cleared.
         queued: Bytes waiting in the outgoing buffer.
-        pending: Requests of ours by nonce, oldest first.
-        kind_of_nonce: What our nonces are: numbers between native ends, else their text.
         pad: What to send behind a write that would leave one byte alone behind a 64 KiB
             boundary, which a receiver of @isdk/ipc-server would not notice (wire.md D1).
     """
 
     __slots__ = (
         "_held",
+        "_kept",
         "_large",
         "_missing",
         "_need",
-        "_next",
         "_out",
-        "kind_of_nonce",
         "limit",
-        "max_pending",
         "pad",
-        "pending",
         "queued",
         "stopped",
     )
 
-    def __init__(self, *, limit: int, max_pending: int) -> None:
+    def __init__(self, *, limit: int) -> None:
         self.limit = limit
-        self.max_pending = max_pending
         self.stopped = False
         self.queued = 0
         self.pad = b""
-        self.kind_of_nonce: type[str] | type[int] = str
-        self.pending: dict[str | int, Pending] = {}
-        self._next = 0
         self._out: list[bytes] = []
+        self._kept = False  # whether there is something in the next four
         self._held = bytearray()
         self._need = 0
         self._large = bytearray()  # what came of a large body
@@ -86,23 +77,9 @@ class Wire:
         Raises:
             RemoteProtocolError: The tag is too long, or (`MessageTooBig`) the body is.
         """
-        if self._missing or self._large:
-            self._large += data[: self._missing]
-            self._held += data[self._missing :]
-            self._missing = max(0, self._missing - len(data))
-            if self._missing or self.stopped:
-                return
-            body = bytes(self._large)
-            self._large = bytearray()
-            take(body)
-            data = b""
-        if self._held:
-            self._held += data
-            if len(self._held) < self._need:
-                return
-            data = bytes(self._held)
-            self._held.clear()
-        at, size, self._need = 0, len(data), 0
+        if self._kept:
+            data = self._continue(data, take)
+        at, size = 0, len(data)
         while at < size and not self.stopped:
             digit = data[at]
             start = at + 1
@@ -119,6 +96,7 @@ class Wire:
                 if length >= LARGE:
                     self._large += data[start:]
                     self._missing = end - size
+                    self._kept = True
                     return
                 self._need = end - at
                 break
@@ -126,6 +104,28 @@ class Wire:
             take(data[start:end])
         if at < size:
             self._held += data[at:] if at else data
+            self._kept = True
+
+    def _continue(self, data: bytes, take: Callable[[bytes], None]) -> bytes:
+        """Put `data` behind what was kept; return what there is to go on with, if enough."""
+        if self._missing or self._large:
+            self._large += data[: self._missing]
+            self._held += data[self._missing :]
+            self._missing = max(0, self._missing - len(data))
+            if self._missing or self.stopped:
+                return b""
+            body = bytes(self._large)
+            self._large = bytearray()
+            take(body)
+        else:
+            self._held += data
+        if len(self._held) < self._need:
+            return b""
+        data = bytes(self._held)
+        self._held.clear()
+        self._need = 0
+        self._kept = False
+        return data
 
     def _long_tag(self, data: bytes, length: int, at: int) -> tuple[int, int]:
         """Read the digits behind the first; return (length, where the body is), or (0, 0)."""
@@ -143,7 +143,7 @@ class Wire:
 
     def unfinished(self) -> bool:
         """Whether a frame has begun and not ended."""
-        return bool(self._held or self._missing or self._large)
+        return self._kept
 
     # Out
 
@@ -169,26 +169,3 @@ class Wire:
         if self.pad and len(data) % 65_536 == 1:
             data += self.pad
         return data
-
-    # Requests of ours
-
-    def ask(
-        self, token: object, deadline: float | None, timeout: float | None, answer: int
-    ) -> str | int:
-        """Note a request and return its nonce; nonces are never used twice."""
-        if len(self.pending) >= self.max_pending:
-            raise Overloaded(f"{self.max_pending} requests are waiting for an answer")
-        self._next += 1
-        nonce = self._next if self.kind_of_nonce is int else str(self._next)
-        self.pending[nonce] = Pending(token, deadline, timeout, answer)
-        return nonce
-
-    def settle(self, nonce: object, answer: int) -> Pending | None:
-        """Take the request that this answer is for; None if nobody waits for it."""
-        if type(nonce) is not self.kind_of_nonce:  # Node may echo anything
-            return None
-        entry = self.pending.get(nonce)
-        if entry is None or entry.answer != answer:
-            return None
-        del self.pending[nonce]
-        return entry
