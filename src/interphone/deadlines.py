@@ -56,10 +56,10 @@ def shrunk(timeout: float | None) -> float | None:
     Raises:
         RequestTimeout: Nothing is left; nothing was sent.
     """
-    until = current_deadline()
-    if until is None:
+    deadline = _deadline.get()
+    if deadline is None or deadline.until is None:
         return timeout
-    left = until - monotonic()
+    left = deadline.until - monotonic()
     if left <= 0:
         raise RequestTimeout(0.0, delivery="not_sent")
     return left if timeout is None else min(timeout, left)

@@ -241,15 +241,12 @@ class Peer:
             timeout = await self._wait_for_room(timeout)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         nonce = self._session.request(payload, answer, now=self._loop.time(), timeout=timeout)
-        return self._result(await self._answer_to(nonce, answer), returns)
+        return result_of(self._session.codec, await self._answer_to(nonce, answer), returns)
 
     def _own(self, error: RemoteError) -> Exception:
         """What a handler at the other end raised, as itself if it is declared here."""
         own: Exception = self._handlers.errors.own(self._session.codec, error)
         return own
-
-    def _result(self, raw: msgspec.Raw, returns: Any) -> Any:
-        return result_of(self._session.codec, raw, returns)
 
     @overload
     async def call(
@@ -332,13 +329,14 @@ class Peer:
         nonce = self._session.call(
             payload, answer, now=self._loop.time(), timeout=timeout, progress=progress
         )
-        if on_progress is None:
-            return self._result(await self._answer_to(nonce, answer), returns)
-        self._listeners[answer] = on_progress
+        if on_progress is not None:
+            self._listeners[answer] = on_progress
         try:
-            return self._result(await self._answer_to(nonce, answer), returns)
+            raw = await self._answer_to(nonce, answer)
         finally:
-            del self._listeners[answer]
+            if on_progress is not None:
+                del self._listeners[answer]
+        return result_of(self._session.codec, raw, returns)
 
     async def _result_of(
         self, stream: Stream[Any], returns: Any, listener: Callable[[Any], object] | None

@@ -128,6 +128,8 @@ class Session:
         credit: Requests that the other end takes on at once; None if it does not say.
         isdk: Whether the other end is @isdk/ipc-server (a client learns it from the reply).
         streams: The streams of this connection, both ways.
+        codec: How payloads are written on this connection.
+        nudge: What to write after a burst, if the other end is one that may miss its last byte.
         topics: Topics this end is subscribed to at the other.
         flavour: Two sessions of one flavour write a publication in the same bytes.
         goodbye: The END that came, if one did.
@@ -163,6 +165,7 @@ class Session:
         "_upgrades",
         "_wire",
         "can",
+        "codec",
         "counts",
         "credit",
         "error",
@@ -173,6 +176,7 @@ class Session:
         "limits",
         "native",
         "next_tick",
+        "nudge",
         "role",
         "state",
         "streams",
@@ -216,6 +220,8 @@ class Session:
         self._deflate: Deflate | None = None
         self._put = self._wire.put
         self._read = self._dialect.read
+        self.codec: Any = self._dialect.codec
+        self.nudge = b""
         self._head = bytearray()  # what came before the first frame
         self._in_head = role == "server"
         self._upgrade = ""  # the name this client asked the server to upgrade to
@@ -376,6 +382,8 @@ class Session:
 
     def _enter(self, state: State) -> None:
         self.state = state
+        if state is State.CLOSING:
+            self.nudge = b""
         self._legal = {kind: self._packets[kind] for kind in LEGAL[state]}
 
     # Opening
@@ -427,7 +435,7 @@ class Session:
         self._compress = self._compress and bool(hello.compress) and not self.native
         self._messagepack = self._messagepack and bool(hello.messagepack) and not self.native
         if hello.compress is hello.messagepack is msgspec.UNSET:
-            self._wire.pad = PADDING  # the client is @isdk/ipc-server's
+            self._wire.pad = self.nudge = PADDING  # the client is @isdk/ipc-server's
         self.hold()
         self._react.hello(hello)
 
@@ -492,7 +500,7 @@ class Session:
         self._enter(State.OPEN)
         self._opened()
         if self.isdk:
-            self._wire.pad = PADDING
+            self._wire.pad = self.nudge = PADDING
         self._react.opened(welcome)
 
     def _learn(self, shown: object) -> None:
@@ -521,6 +529,7 @@ class Session:
         else:
             self._dialect = ClassicJson(Json(lenient=lenient, max_depth=depth))
         self._read = self._dialect.read
+        self.codec = self._dialect.codec
         self.flavour = type(self._dialect), self.interphone
         if self._compress:
             self._deflate = Deflate()
@@ -760,19 +769,9 @@ class Session:
     # What this end says
 
     @property
-    def codec(self) -> Any:
-        """How payloads are written on this connection."""
-        return self._dialect.codec
-
-    @property
     def pending(self) -> int:
         """How many requests of ours wait for an answer."""
         return len(self._questions.pending)
-
-    @property
-    def nudge(self) -> bytes:
-        """What to write after a burst, if the other end is one that may miss its last byte."""
-        return b"" if self.state is State.CLOSING else self._wire.pad
 
     @property
     def heard(self) -> float:
