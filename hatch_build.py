@@ -34,6 +34,7 @@ COMPILED = [
     "protocol/session.py",
     "protocol/streams.py",
     "protocol/wire.py",
+    "awake.py",
     "protocol/allowance.py",
     "protocol/topics.py",
     "connection.py",

@@ -16,6 +16,7 @@ MODULES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))
 LAYERS = [
     {
         "accelerator",
+        "awake",
         "notes",
         "errors",
         "address",

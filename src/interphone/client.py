@@ -25,6 +25,7 @@ import msgspec
 
 from .address import Address, resolve
 from .asking import Items, Within, open_named
+from .awake import Latency, awake_on, check_latency
 from .backoff import Backoff
 from .contracts import Contract, as_named
 from .deadlines import shrunk
@@ -101,6 +102,7 @@ class Client:
         dialect: As for `Server`.
         debug: As for `Server`.
         host: As for `Server`.
+        latency: As for `Server`.
     """
 
     def __init__(
@@ -120,7 +122,9 @@ class Client:
         dialect: Literal["native", "classic"] = "native",
         debug: bool = False,
         host: Poll | None = None,
+        latency: Latency = "balanced",
     ) -> None:
+        check_latency(latency)
         if dialect not in ("native", "classic"):
             raise ValueError(f"the dialect is 'native' or 'classic', not {dialect!r}")
         if connect_timeout is not None and connect_timeout <= 0:
@@ -142,6 +146,7 @@ class Client:
             "heartbeat": heartbeat,
         }
         self._upgrade = upgrade
+        self._latency: Latency = latency
         self._tls = tls
         self._allowed_uids = None if allowed_uids is None else frozenset(allowed_uids)
         self._payload = payload
@@ -437,6 +442,7 @@ class Client:
 
     def _made(self, peer: Peer) -> None:
         self._set_status(Status.CONNECTED)
+        peer.connection.awake = awake_on(asyncio.get_running_loop(), self._latency)
         peer.connection.flush_soon()
 
     def _opened(self, peer: Peer, welcome: Welcome) -> None:

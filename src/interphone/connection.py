@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
+from .awake import Awake
 from .errors import (
     ConnectionLost,
     ForkedError,
@@ -101,6 +102,7 @@ class Connection(asyncio.BufferedProtocol):
         self._departures: deque[tuple[int, asyncio.Future[bool]]] = deque()
         self._look_timer: asyncio.TimerHandle | None = None
         self.blocked = False
+        self.awake: Awake | None = None
         self.credentials: Any = None
         self.same_owner = False
         self.closed: asyncio.Future[None] = self._loop.create_future()
@@ -128,6 +130,8 @@ class Connection(asyncio.BufferedProtocol):
         self._dispatching, self._sent = True, False
         session.receive(bytes(self._buffer[:nbytes]), self._react)
         self._dispatched()
+        if self.awake is not None:
+            self.awake.came(self._loop)
 
     def eof_received(self) -> bool:
         """The other end writes no more: have the transport flush, and close."""

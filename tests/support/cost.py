@@ -106,7 +106,7 @@ async def with_ends(name: str, use: Callable[[Work], Awaitable[Any]], *, extra: 
     `extra` calls are made by the handler of requests, to see that they are counted.
     """
     with tempfile.TemporaryDirectory(prefix="ip-") as place:
-        server = Server(Path(place, "s"), heartbeat=3600)
+        server = Server(Path(place, "s"), heartbeat=3600, latency="idle")
 
         @server.on_request(on="inline")
         def echo(peer: Peer, data: Any) -> Any:
@@ -126,7 +126,9 @@ async def with_ends(name: str, use: Callable[[Work], Awaitable[Any]], *, extra: 
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(server)
             clients = [
-                await stack.enter_async_context(Client(server.address, heartbeat=3600))
+                await stack.enter_async_context(
+                    Client(server.address, heartbeat=3600, latency="idle")
+                )
                 for _ in range(SUBSCRIBERS if name == "publish" else 1)
             ]
             ends = Ends(server, clients)

@@ -2,7 +2,7 @@
 
 `interphone` speaks the native dialect on uvloop, `:classic` Node's packets in JSON, `:asyncio` is
 on asyncio's own loop, `:task` answers with `async def` handlers, `:blocking` is the blocking client
-against the same server. `:serves` and `:asks` are one end towards net-ipc at the other.
+against the same server. `:idle` never keeps a loop awake. `:serves` and `:asks` are one end towards net-ipc at the other.
 """
 
 from __future__ import annotations
@@ -34,11 +34,16 @@ class Item(msgspec.Struct):
 
 class Server:
     dialect = "native"
+    latency = "balanced"
     asynchronous = False
 
     def __init__(self, address: str, sink: Any) -> None:
         self.server = server = interphone.Server(
-            Path(address), limits=LIMITS, dialect=self.dialect, max_connections=20_000
+            Path(address),
+            limits=LIMITS,
+            dialect=self.dialect,
+            latency=self.latency,
+            max_connections=20_000,
         )
         server.on_message(lambda peer, data: sink(data))
         if self.asynchronous:
@@ -91,10 +96,15 @@ class ToNode(Server):
 
 class Client:
     dialect = "native"
+    latency = "balanced"
 
     def __init__(self, address: str) -> None:
         self.client = interphone.Client(
-            Path(address), limits=LIMITS, dialect=self.dialect, backoff=None
+            Path(address),
+            limits=LIMITS,
+            dialect=self.dialect,
+            latency=self.latency,
+            backoff=None,
         )
         self.request = self.client.request
         self.reading: asyncio.Task[None] | None = None
@@ -164,6 +174,8 @@ def choose(variant: str, role: str) -> Any:
     server, client = Server, Client
     if variant == "classic":
         Server.dialect = Client.dialect = "classic"
+    elif variant == "idle":
+        Server.latency = Client.latency = "idle"
     elif variant == "task":
         Server.asynchronous = True
     elif variant == "serves":

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, overlo
 import msgspec
 
 from ..address import Address, resolve
+from ..awake import Latency, check_latency
 from ..backoff import Backoff
 from ..contracts import Contract, as_named
 from ..declared import Declared
@@ -78,7 +79,9 @@ class Client:
         dialect: Literal["native", "classic"] = "native",
         debug: bool = False,
         host: Poll | None = None,
+        latency: Latency = "balanced",
     ) -> None:
+        check_latency(latency)
         if dialect not in ("native", "classic"):
             raise ValueError(f"the dialect is 'native' or 'classic', not {dialect!r}")
         if connect_timeout is not None and connect_timeout <= 0:
@@ -92,7 +95,12 @@ class Client:
         self._tls = tls
         self._host = host
         shared = {"compress": compress, "messagepack": messagepack, "heartbeat": heartbeat}
-        self._options = shared | {"upgrade": upgrade, "dialect": dialect, "debug": debug}
+        self._options = shared | {
+            "upgrade": upgrade,
+            "dialect": dialect,
+            "debug": debug,
+            "latency": latency,
+        }
         dialects = ("native", "classic") if dialect == "native" else ("classic",)
         self._settings = Settings(
             address=self.address,
@@ -102,6 +110,7 @@ class Client:
             options=shared | {"limits": self.limits, "dialects": dialects},
             upgrade=upgrade,
             allowed_uids=None if allowed_uids is None else frozenset(allowed_uids),
+            latency=latency,
         )
         self._moving = threading.Lock()
         self._driver: Direct | Far = Direct(self._settings, payload, self.error)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from ..address import Address
+from ..awake import Latency, pace_of
 from ..backoff import Backoff
 from ..deadlines import shrunk
 from ..declared import Declared
@@ -55,6 +56,7 @@ class Settings(NamedTuple):
     options: dict[str, Any]
     upgrade: str | None
     allowed_uids: frozenset[int] | None
+    latency: Latency
 
 
 class Direct:
@@ -75,6 +77,7 @@ class Direct:
         self.payload = payload
         self.moved = False
         self._settings = settings
+        self._pace = pace_of(settings.latency)
         self._errors = errors
         self._link: Link | None = None
         self._connecting = threading.Lock()
@@ -184,7 +187,7 @@ class Direct:
         until = patience if until is None else min(patience, until)
         session = Session("client", now=monotonic(), idle=True, **settings.options)
         socket = connect_socket(settings.address, allowed_uids=settings.allowed_uids)
-        self._opening = link = Link(socket, session)
+        self._opening = link = Link(socket, session, self._pace)
         try:
             if not self._closing.is_set():  # else it may not have been seen
                 self.status = Status.CONNECTED

@@ -19,12 +19,14 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
 
 import msgspec
 
+from ..awake import Pace
 from ..errors import (
     ConnectError,
     ConnectionClosed,
@@ -136,12 +138,13 @@ class Link:
         used: When it was last used.
     """
 
-    def __init__(self, socket: PlainSocket, session: Session) -> None:
+    def __init__(self, socket: PlainSocket, session: Session, pace: Pace | None = None) -> None:
         self.session = session
         self.id = ""
         self.used = monotonic()
         self.forget: Callable[[Nonce], None] = self._forget
         self._socket = socket
+        self._pace = pace
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._out = b""  # what the system did not take
@@ -377,12 +380,17 @@ class Link:
             timeout = SLICE if due is None else min(SLICE, max(due - monotonic(), 0.0))
             if self._out:
                 socket.wait_to_send(timeout, reading=True)
-            elif not socket.wait(timeout):
+            elif not (self._awake() or socket.wait(timeout)):
                 with self._lock:
                     self._guarded(self._tick)
                 continue
             with self._lock:
                 self._guarded(self._receive)
+
+    def _awake(self) -> bool:
+        """Look for what comes without falling asleep, while it pays; whether there is any."""
+        pace = self._pace
+        return pace is not None and pace.pays and pace.stay(partial(self._socket.wait, 0))
 
     def _receive(self) -> None:
         """Take what has come, and react to it."""
@@ -392,6 +400,8 @@ class Link:
             self._lose(ConnectionLost(str(exc) or type(exc).__name__))
             return
         if data:
+            if self._pace is not None:
+                self._pace.came()
             self.used = self.session.heard = monotonic()
             self.session.receive(data, self._react)
         elif data is not None:

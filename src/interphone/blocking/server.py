@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, Self, TypeVar, overload
 import msgspec
 
 from ..address import Address
+from ..awake import Latency
 from ..errors import InterphoneError, LocalProtocolError
 from ..host import Poll
 from ..limits import DEFAULT_TIMEOUT, MAX_QUEUE, Limits
@@ -85,6 +86,7 @@ class Server:
         dialect: Literal["native", "classic"] = "native",
         debug: bool = False,
         host: Poll | None = None,
+        latency: Latency = "balanced",
     ) -> None:
         server = self._server = AsyncServer(
             address,
@@ -104,6 +106,7 @@ class Server:
             dialect=dialect,
             debug=debug,
             host=host,
+            latency=latency,
         )
         seat = self._seat = Seat(host, Peer, _not_started)
         self.on_ready: Hook[[Address]] = Hook(seat, server.on_ready)
