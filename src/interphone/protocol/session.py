@@ -151,7 +151,6 @@ class Session:
         "_legal",
         "_messagepack",
         "_opening",
-        "_packets",
         "_put",
         "_questions",
         "_react",
@@ -229,24 +228,6 @@ class Session:
         self._unreadable = 0
         self._handshake_due = now + self.limits.handshake_timeout if role == "server" else None
         self.next_tick: float | None = self._handshake_due
-        self._packets: dict[int, Callable[[Packet], None]] = {
-            CONNECTION: self._on_hello if role == "server" else self._on_welcome,
-            MESSAGE: self._on_message,
-            REQUEST: self._on_request,
-            RESPONSE: self._on_response,
-            PING: self._on_ping,
-            PONG: self._on_pong,
-            END: self._on_end,
-            CANCEL: self._on_cancel,
-            OPEN: self._on_open,
-            ITEM: self._on_item,
-            GRANT: self._on_grant,
-            INPUT: self._on_input,
-            DEMAND: self._on_demand,
-            PROGRESS: self._on_progress,
-            ALLOW: self._on_allow,
-            MISSED: self._on_missed,
-        }
         self._enter(State.OPENING)
         self._size = 0  # of the frame that is being dispatched
         self._questions = Questions(self.limits.max_pending, self._note_due)
@@ -340,9 +321,9 @@ class Session:
         if packet is not None:
             react = self._legal.get(packet.t)
             if react is not None:
-                react(packet)
+                react(self, packet)
                 return
-        if packet is None or packet.t not in self._packets:
+        if packet is None or packet.t not in _EVERY:
             self.counts.unknown += 1
         else:
             self.counts.illegal += 1
@@ -384,9 +365,15 @@ class Session:
         self.state = state
         if state is State.CLOSING:
             self.nudge = b""
-        self._legal = {kind: self._packets[kind] for kind in LEGAL[state]}
+        self._legal = _REACTIONS[state]
 
     # Opening
+
+    def _on_connection(self, packet: Packet) -> None:
+        if self.role == "server":
+            self._on_hello(packet)
+        else:
+            self._on_welcome(packet)
 
     def open(
         self,
@@ -1210,3 +1197,25 @@ class Session:
             if self._questions.withdraw(nonce):
                 failed.delivery = "not_sent"
             react.failed(entry.token, failed)
+
+
+_EVERY: dict[int, Callable[[Session, Packet], None]] = {
+    CONNECTION: Session._on_connection,
+    MESSAGE: Session._on_message,
+    REQUEST: Session._on_request,
+    RESPONSE: Session._on_response,
+    PING: Session._on_ping,
+    PONG: Session._on_pong,
+    END: Session._on_end,
+    CANCEL: Session._on_cancel,
+    OPEN: Session._on_open,
+    ITEM: Session._on_item,
+    GRANT: Session._on_grant,
+    INPUT: Session._on_input,
+    DEMAND: Session._on_demand,
+    PROGRESS: Session._on_progress,
+    ALLOW: Session._on_allow,
+    MISSED: Session._on_missed,
+}
+_REACTIONS = {state: {kind: _EVERY[kind] for kind in legal} for state, legal in LEGAL.items()}
+"""What is done about a packet in each state; the others are not legal there."""
