@@ -51,6 +51,8 @@ def _buffer_of(loop: asyncio.AbstractEventLoop) -> memoryview:
     return _buffers[loop]
 
 
+_NONE: deque[Any] = deque()  # until there is one; an empty one weighs 624 bytes
+_NO_REASON: frozenset[str] = frozenset()
 _CLOSED = State.CLOSED  # hot path: looking a member up costs 100 ns on Python 3.11
 
 
@@ -63,6 +65,44 @@ class Connection(asyncio.BufferedProtocol):
         same_owner: Whether that certainly is the user of this process.
         closed: A future, done when the transport is gone.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_abandoned",
+        "_buffer",
+        "_corked",
+        "_departures",
+        "_dispatching",
+        "_end_timer",
+        "_kept",
+        "_largest",
+        "_largest_end",
+        "_look_timer",
+        "_loop",
+        "_lost",
+        "_made",
+        "_nudge_timer",
+        "_nudged_at",
+        "_patience",
+        "_pid",
+        "_react",
+        "_resuming",
+        "_sent",
+        "_session",
+        "_stall_timer",
+        "_stopped",
+        "_timer",
+        "_timer_due",
+        "_transport",
+        "_waiters",
+        "_watch_timer",
+        "_written",
+        "awake",
+        "blocked",
+        "closed",
+        "credentials",
+        "same_owner",
+    )
 
     def __init__(
         self,
@@ -85,7 +125,7 @@ class Connection(asyncio.BufferedProtocol):
         self._dispatching = False
         self._corked = False
         self._sent = False  # a message left in this turn
-        self._stopped: set[str] = set()  # why we do not read
+        self._stopped = _NO_REASON  # why we do not read
         self._kept = 0  # bytes of streams that nobody has taken
         self._resuming = False
         self._timer: asyncio.TimerHandle | None = None
@@ -98,8 +138,8 @@ class Connection(asyncio.BufferedProtocol):
         self._written = 0
         self._largest = self._largest_end = 0  # the largest write under way, and where it ends
         self._patience = 0.0
-        self._waiters: deque[asyncio.Future[None]] = deque()
-        self._departures: deque[tuple[int, asyncio.Future[bool]]] = deque()
+        self._waiters: deque[asyncio.Future[None]] = _NONE
+        self._departures: deque[tuple[int, asyncio.Future[bool]]] = _NONE
         self._look_timer: asyncio.TimerHandle | None = None
         self.blocked = False
         self.awake: Awake | None = None
@@ -193,7 +233,7 @@ class Connection(asyncio.BufferedProtocol):
             self._session.hold()
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.pause_reading()
-        self._stopped.add(why)
+        self._stopped |= {why}
         if why == "busy" and self._watch_timer is None:
             self._watch_timer = self._loop.call_later(WATCH, self._watch)
 
@@ -210,7 +250,7 @@ class Connection(asyncio.BufferedProtocol):
         """Take one reason back."""
         if why not in self._stopped:
             return
-        self._stopped.discard(why)
+        self._stopped = self._stopped - {why} or _NO_REASON
         if not self._stopped and not self._resuming:
             self._resuming = True
             self._loop.call_soon(self._resume)
@@ -246,7 +286,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def stopped(self) -> frozenset[str]:
         """Why nothing is read at the moment; empty if it is."""
-        return frozenset(self._stopped)
+        return self._stopped
 
     # Writing
 
@@ -308,6 +348,8 @@ class Connection(asyncio.BufferedProtocol):
         Cancelling is safe: the next in line goes on.
         """
         waiter = self._loop.create_future()
+        if self._waiters is _NONE:
+            self._waiters = deque()
         self._waiters.append(waiter)
         try:
             await waiter
@@ -349,6 +391,8 @@ class Connection(asyncio.BufferedProtocol):
         elif self.taken >= self._written:
             departure.set_result(True)
         else:
+            if self._departures is _NONE:
+                self._departures = deque()
             self._departures.append((self._written, departure))
             self._look_later(LOOK[0])
         return departure

@@ -33,6 +33,9 @@ from .protocol.shapes import Envelope, cancelled, enveloped
 
 __all__ = ["Inbox"]
 
+_NONE: deque[Any] = deque()  # until there is one; an empty one weighs 624 bytes
+_NO_REASON: frozenset[str] = frozenset()
+
 CANCELLED = Failure("cancelled", "the request was cancelled")
 
 
@@ -73,13 +76,13 @@ class Inbox:
         self._uncredited = 0  # under way without having been counted before it was sent
         self._held = 0  # bytes under way
         self._answers: dict[asyncio.Task[None], tuple[Nonce, Envelope | None]] = {}
-        self._messages: deque[msgspec.Raw] = deque()
+        self._messages: deque[msgspec.Raw] = _NONE
         self._reader: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None  # done at so many under way:
         self._idle_at = 0
         self._closer: asyncio.Task[Any] | None = None
         self._finishing = False  # it is being closed
-        self._deferring: set[str] = set()  # why nothing is handled
+        self._deferring = _NO_REASON  # why nothing is handled
         self._deferred: list[_Deferred] = []
 
     @property
@@ -97,15 +100,15 @@ class Inbox:
     @property
     def deferring(self) -> frozenset[str]:
         """Why nothing is handled at the moment; empty if it is."""
-        return frozenset(self._deferring)
+        return self._deferring
 
     def defer(self, why: str) -> None:
         """Keep what comes until every reason is taken back by `release`."""
-        self._deferring.add(why)
+        self._deferring |= {why}
 
     def release(self, why: str) -> None:
         """Take one reason back; after the last one handle what was kept, in order."""
-        self._deferring.discard(why)
+        self._deferring = self._deferring - {why} or _NO_REASON
         while self._deferred and not self._deferring:  # a handler may pause again
             deferred = self._deferred.pop(0)
             self._let_go(deferred.raw, credited=deferred.credited)
@@ -158,6 +161,8 @@ class Inbox:
         elif not self._handlers.on_message:
             self.unheard += 1
         elif self._reader is not None:
+            if self._messages is _NONE:
+                self._messages = deque()
             self._messages.append(raw)
             self._take_on(raw)
         elif waiting := self._start(raw):

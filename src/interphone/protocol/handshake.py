@@ -90,9 +90,13 @@ def is_identity(value: object) -> bool:
 def common_capabilities(value: object, ours: tuple[str, ...]) -> frozenset[str]:
     """What both ends can do; words that nobody here knows are ignored."""
     theirs = value.get("can") if isinstance(value, dict) else None
-    return frozenset(ours).intersection(
+    both = frozenset(ours).intersection(
         word for word in (theirs if isinstance(theirs, list) else ()) if isinstance(word, str)
     )
+    return _sets.setdefault(both, both)
+
+
+_sets: dict[frozenset[str], frozenset[str]] = {}  # one for all connections that can do the same
 
 
 def credit_of(value: object) -> Room | None:

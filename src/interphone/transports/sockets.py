@@ -31,6 +31,8 @@ OPEN, BROKEN, CLOSING, LOST = range(4)
 
 Buffer = bytes | bytearray | memoryview
 
+_NONE: deque[Any] = deque()  # until there is one; an empty one weighs 624 bytes
+
 
 class SocketTransport(asyncio.Transport):
     """Moves bytes between a connected non-blocking socket and a buffered protocol.
@@ -82,7 +84,7 @@ class SocketTransport(asyncio.Transport):
         self._paused = False
         self._at_end = False
         self._eof_written = False
-        self._chunks: deque[Buffer] = deque()
+        self._chunks: deque[Buffer] = _NONE
         self._size = 0
         self._gate = WriteGate()
 
@@ -263,6 +265,8 @@ class SocketTransport(asyncio.Transport):
     def _keep(self, data: Buffer, sent: int) -> None:
         if not (size := len(data) - sent):
             return
+        if self._chunks is _NONE:
+            self._chunks = deque()
         chunks = self._chunks
         if size > JOINED:
             rest = memoryview(data)[sent:]
