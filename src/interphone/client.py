@@ -578,7 +578,7 @@ class Client:
 
     async def send(self, data: object, *, timeout: float | None = DEFAULT_TIMEOUT) -> None:
         """As `Peer.send`; while there is no connection, wait for one up to `timeout` seconds."""
-        await (await self._standing(timeout)).send(data)
+        await (self._peer or await self._standing(timeout)).send(data)
 
     @overload
     async def request(

@@ -201,9 +201,13 @@ class Peer:
             MessageTooBig: It is over the limit.
             ConnectionLost: The connection is gone; see `.delivery`.
         """
-        payload = await self.ready_to_send(data)
-        self._session.send(payload)
-        self.connection.flush_soon()
+        connection, session = self.connection, self._session
+        connection.check_caller()
+        payload = session.codec.encode(data)
+        if connection.crowded():
+            await connection.writable()
+        session.send(payload)
+        connection.flush_soon()
 
     @overload
     async def request(
