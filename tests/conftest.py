@@ -26,7 +26,6 @@ hypothesis.settings.load_profile("interphone")
 UNIX_ONLY = [
     "transports/test_unix.py",
     "test_blocking_direct.py",  # a client of a pipe goes by the portal
-    "test_blocking_process.py",
     "test_host_timers.py",  # needs a virtual screen
 ]
 WINDOWS_ONLY = ["transports/test_pipe.py"]

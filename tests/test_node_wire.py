@@ -279,6 +279,38 @@ def test_tls_with_a_node_server(run: Run, certificates: Certificates, flavour: s
     run(main())
 
 
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_goodbye_to_node_waits_for_nothing(
+    run: Run, certificates: Certificates, address: str, tls: bool
+) -> None:
+    # Node hangs up only when the stream ends, and neither TLS nor a pipe ends one way.
+    place = tcp_address("localhost", free_port()) if tls else address
+    there = {"host": "localhost", "port": getattr(place, "port", 0), "tls": True}
+    trusting = {**there, "options": {"ca": certificates.authority_pem}}
+    trusted = {"key": certificates.key_pem, "cert": certificates.chain_pem}
+    trusted_server = {**there, "listenOptions": {"host": "localhost"}, "options": trusted}
+    pipe = {"path": address}
+    limits = Limits(close_timeout=60)
+
+    async def main() -> None:
+        async with NodeProcess() as node, asyncio.timeout(30):
+            server = Server(place, limits=limits, tls=certificates.server if tls else None)
+            await server.start()
+            await node.ask(do="create-client", key="c", options=trusting if tls else pipe)
+            await node.ask(do="connect", key="c")
+            await server.close("bye")
+            assert (await node.event("close", key="c"))["data"] == "bye"
+
+            options = trusted_server if tls else pipe
+            await node.ask(do="create-server", key="s", options=options)
+            client = Client(place, limits=limits, tls=certificates.client if tls else None)
+            await client.connect()
+            await client.close("bye")
+            assert (await node.event("disconnect", key="s"))["data"] == "bye"
+
+    run(main())
+
+
 def test_a_node_client_that_does_not_trust_us_hears_why(
     run: Run, certificates: Certificates
 ) -> None:

@@ -454,6 +454,8 @@ class Connection(asyncio.BufferedProtocol):
             transport.close()
         elif transport.can_write_eof():
             transport.write_eof()
+        elif not self._session.interphone:  # Node does the same only when the stream ends
+            transport.close()
         self._abort_later()
 
     def _abort_later(self) -> None:

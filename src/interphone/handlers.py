@@ -8,12 +8,12 @@ registered. A `Chain` asks its handlers in turn until one of them answers.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import inspect
 import logging
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
@@ -100,7 +100,7 @@ class Tasks:
         self.host = host
         self._tasks: set[asyncio.Task[Any]] = set()
         self._farewells: set[asyncio.Task[Any]] = set()
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
 
     def spawn(self, coroutine: Coroutine[Any, Any, object], args: tuple[object, ...] = ()) -> None:
         """Run a coroutine as a task; what it raises is reported with `args`.
@@ -141,7 +141,9 @@ class Tasks:
         `ended` is called when it has ended there, or never begins: a thread is not cancelled.
         """
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="interphone")
+            self._pool = concurrent.futures.ThreadPoolExecutor(
+                MAX_WORKERS, thread_name_prefix="interphone"
+            )
         context = contextvars.copy_context()
 
         def call() -> R:

@@ -15,6 +15,6 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
     try:
         import uvloop
-    except ImportError:  # PyPy, or an installation without it
+    except (ImportError, RuntimeError):  # PyPy, or without it; or the program is ending
         return None
     return uvloop.new_event_loop

@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from interphone.cli import main
 from support.node import NodeProcess, require_node
 from support.shell import Done
 
-if sys.platform == "win32":  # they send signals, and open terminals
-    collect_ignore = ["test_processes.py", "test_screens.py"]
+if sys.platform == "win32":  # there are no terminals that a test could open
+    collect_ignore = ["test_screens.py"]
 else:
     collect_ignore = ["test_pipes.py"]
 
@@ -155,7 +156,8 @@ def hosted(home: Path) -> Iterator[Hosted]:
 def node(hosted: Hosted) -> Iterator[dict[str, str]]:
     """The paths of a server of net-ipc and one of (what stands in for) @isdk/ipc-server."""
     require_node()
-    paths = {family: f"{os.environ['TMPDIR']}/{family}" for family in ("net", "isdk")}
+    place = f"\\\\.\\pipe\\{uuid.uuid4().hex}-" if os.name == "nt" else f"{os.environ['TMPDIR']}/"
+    paths = {family: place + family for family in ("net", "isdk")}
 
     async def start() -> NodeProcess:
         process = NodeProcess()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
 import json
 import os
 import socket
@@ -17,7 +19,7 @@ from interphone import Client, InterphoneError, Refuse, Server
 from interphone.cli import main
 from interphone.cli.ending import CODES
 from interphone.cli.helping import PEERS
-from interphone.cli.output import escape, json_of
+from interphone.cli.output import Output, escape, json_of
 from interphone.cli.values import arguments
 from support.ends import Raw
 
@@ -125,9 +127,10 @@ def test_stream_prints_each_piece(cli, server):
     assert cli("stream", server, "count", "last=1000000", "--count", "2").out == "0\n1\n"
 
 
-def test_stream_reads_items_from_a_file(cli, tmp_path):
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_stream_reads_items_from_a_file(cli, tmp_path, end):
     items = tmp_path / "items"
-    items.write_text("1\n\n2\n39")
+    items.write_bytes(end.join([b"1", b"", b"2", b"39"]))
 
     assert cli("stream", "shop", "total", "--items", f"@{items}").out == "42\n"
 
@@ -192,7 +195,6 @@ def test_ping_measures(cli, server):
     assert [summary["ms"][name] for name in ("min", "median", "max")] == times
 
 
-@in_a_directory
 def test_subscription_whose_server_closes_early_has_lost_it(cli, hosted):
     async def serve() -> None:
         async with Server("brief") as server:
@@ -207,29 +209,26 @@ def test_subscription_whose_server_closes_early_has_lost_it(cli, hosted):
     assert "the server has closed" in done.err
 
 
-@in_a_directory
-def test_lost_pings_are_a_timeout(cli, hosted, home):
-    path = str(home / "mute")
+def test_lost_pings_are_a_timeout(cli, hosted, address):
     ready, over = asyncio.Event(), asyncio.Event()
 
     async def be_mute() -> None:
-        async with Raw.serve(path) as comers:
+        async with Raw.serve(address) as comers:
             ready.set()
             await (await comers.get()).let_in()
             await over.wait()
 
     mute = asyncio.run_coroutine_threadsafe(be_mute(), hosted.loop)
     hosted.do(ready.wait())
-    done = cli("ping", path, "-n", "2", "-i", "0", "-t", "0.05")
+    done = cli("ping", address, "-n", "2", "-i", "0", "-t", "0.05")
     hosted.loop.call_soon_threadsafe(over.set)
     mute.result(10)
-    os.unlink(path)
 
     assert done.code == 4
     assert done.out.splitlines() == [
         "seq=1  no answer within 0.05 s",
         "seq=2  no answer within 0.05 s",
-        f"--- {path}: 2 sent, 0 answered",
+        f"--- {address}: 2 sent, 0 answered",
     ]
 
 
@@ -473,6 +472,17 @@ def test_newlines_and_tabs_stay_where_they_may():
     assert escape("ä → €") == "ä → €"
     assert json_of({"a": 10**30}) == '{"a":1000000000000000000000000000000}'
     assert json.loads(json_of(["\ud800"])) == ["\ud800"]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_windows_says_something_else_of_a_pipe_that_nobody_reads(monkeypatch, as_json):
+    class Deserted(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("sys.stdout", Deserted())
+    with pytest.raises(BrokenPipeError):
+        Output(json=as_json).record(1, "one")
 
 
 # tap

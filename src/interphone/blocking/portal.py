@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import contextvars
 import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -85,7 +85,8 @@ class Portal:
         self.loop = (loop_factory() or asyncio.new_event_loop)()
         self.users: set[User] = set()
         self._pid = os.getpid()
-        self._workers = ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="interphone handler")
+        # Not before it is needed: while the program ends, Python has no more of these.
+        self._workers: concurrent.futures.ThreadPoolExecutor | None = None
         self._lanes: WeakKeyDictionary[Any, asyncio.Lock] = WeakKeyDictionary()
         self._thread = threading.Thread(target=self._main, name="interphone portal", daemon=True)
         self._thread.start()
@@ -199,6 +200,10 @@ class Portal:
 
     async def in_worker(self, function: Callable[..., R], *args: Any) -> R:
         """Run a function in one of the threads for handlers, in a copy of this context."""
+        if self._workers is None:
+            self._workers = concurrent.futures.ThreadPoolExecutor(
+                MAX_WORKERS, thread_name_prefix="interphone handler"
+            )
         call = partial(contextvars.copy_context().run, function, *args)
         return await self.loop.run_in_executor(self._workers, _without_stop, call)
 
@@ -230,14 +235,16 @@ class Portal:
             self.loop.call_soon_threadsafe(self.loop.stop)
         if not self.here:
             self._thread.join(LAST_WAIT)
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        if self._workers is not None:
+            self._workers.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
         """End everything that uses it: the program is over."""
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self._abandon)
         self._thread.join(LAST_WAIT)
-        self._workers.shutdown(wait=False, cancel_futures=True)
+        if self._workers is not None:
+            self._workers.shutdown(wait=False, cancel_futures=True)
 
     def _abandon(self) -> None:
         async def abandon() -> None:

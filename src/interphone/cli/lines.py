@@ -29,7 +29,7 @@ async def lines_of(where: str) -> AsyncIterator[bytes]:
             if isinstance(line, OSError):
                 name = "stdin" if where == "-" else escape(where[1:])
                 raise Misuse(f"cannot read {name}: {line.strerror}")
-            if line:
+            if line := line.removesuffix(b"\r"):  # as Windows ends lines
                 yield line
     finally:
         reader.close()

@@ -11,7 +11,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -124,17 +125,19 @@ class Output:
     def record(self, record: object, *text: Part) -> None:
         """Print a result: the record with ``--json``, else the text."""
         if self.json:
-            print(json_of(record), flush=True)
+            with _results():
+                print(json_of(record), flush=True)
         else:
             self.text(*text)
 
     def text(self, *parts: Part) -> None:
         """Print a line for people."""
-        if self.console.is_terminal and not all(isinstance(part, str) for part in parts):
-            self.console.print(Text.assemble(*parts))
-        else:  # as it is: rich would make spaces of tabs, and takes its time
-            print(*map(_plain, parts), sep="", file=self.console.file)
-        self.console.file.flush()
+        with _results():
+            if self.console.is_terminal and not all(isinstance(part, str) for part in parts):
+                self.console.print(Text.assemble(*parts))
+            else:  # as it is: rich would make spaces of tabs, and takes its time
+                print(*map(_plain, parts), sep="", file=self.console.file)
+            self.console.file.flush()
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Print columns for people."""
@@ -169,6 +172,17 @@ class Output:
 def _columns(cells: Sequence[str], widths: Sequence[int]) -> str:
     padded = (f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
     return "  ".join(padded).rstrip()
+
+
+@contextmanager
+def _results() -> Iterator[None]:
+    """Whatever is written to stdout: the C library of Windows has no EPIPE for nobody reads."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno == errno.EINVAL:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from exc
+        raise
 
 
 class _Console(Console):
