@@ -18,6 +18,7 @@ LAYERS = [
         "accelerator",
         "notes",
         "errors",
+        "exit",
         "address",
         "hooks",
         "limits",
@@ -31,6 +32,7 @@ LAYERS = [
     {
         "deadlines",
         "host",
+        "workers",
         "handlers",
         "signatures",
         "contracts",

@@ -15,6 +15,6 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
     try:
         import uvloop
-    except ImportError:  # PyPy, or an installation without it
+    except (ImportError, RuntimeError):  # PyPy, or an installation without it, or the end has begun
         return None
     return uvloop.new_event_loop

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, perf_counter
 from typing import Any, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -30,6 +31,7 @@ from ..errors import (
     RequestTimeout,
     Unsupported,
 )
+from ..exit import at_exit
 from ..limits import DEFAULT_TIMEOUT, Limits
 from ..protocol.payload import Json, result_of
 from ..protocol.session import Session
@@ -96,6 +98,7 @@ class Direct:
             self.payload = payload
         self._closing.clear()
         self._pid = os.getpid()
+        _connected[id(self)] = self
         self._end, self._attempts, self._ready_at = None, 0, 0.0
         timeout = self._settings.connect_timeout
         until = None if timeout is None else monotonic() + timeout
@@ -120,6 +123,13 @@ class Direct:
     def abort(self, reason: object) -> None:
         """End the connection now."""
         self._finish_by(reason, lambda link: link.abort(reason))
+
+    def leave(self, until: float) -> None:
+        """Say goodbye, because the program ends."""
+        if self.moved or self.status is Status.IDLE or os.getpid() != self._pid:
+            return
+        patience = min(self._patience, max(0.0, until - monotonic()))
+        self._finish_by(None, lambda link: link.close(None, patience))
 
     @property
     def _patience(self) -> float:
@@ -423,6 +433,18 @@ class _LateError(Exception):
 
 
 _payload_codec = Json(lenient=True)
+
+
+_connected: WeakValueDictionary[int, Direct] = WeakValueDictionary()  # at some time, by identity
+
+
+def _exit(until: float) -> None:
+    for direct in [ref() for ref in _connected.valuerefs()]:
+        if direct is not None:
+            direct.leave(until)
+
+
+at_exit("clients", _exit)
 
 
 def _listener(codec: Any, listen: Callable[[Any], object]) -> Callable[[msgspec.Raw], None]:
