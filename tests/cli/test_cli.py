@@ -672,7 +672,42 @@ def test_help_has_topics_and_commands(cli):
     assert cli("help", "nonsense").code == 2
 
 
-def test_wrong_usage_is_2(cli):
-    assert cli("call").code == 2
-    assert cli("nonsense").code == 2
-    assert cli("ping", "shop", "--count", "none").code == 2
+USAGE = [
+    (["call"], "missing argument 'ADDRESS': see 'interphone call --help'"),
+    (["nonsense"], "no such command 'nonsense': see 'interphone --help'"),
+    (["ping", "shop", "--count", "none"], "invalid value for '--count' / '-n': "),
+    (["call", "shop", "add", "--no\x1b"], "no such option: --no\\x1b"),
+    (["call", "shop", "add", "--payload"], "option '--payload' requires an argument: see"),
+]
+
+
+@pytest.mark.parametrize(("args", "sentence"), USAGE)
+def test_wrong_usage_is_2(cli, args, sentence):
+    done = cli(*args)
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"interphone: {sentence}")
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("args", "sentence"), USAGE)
+def test_wrong_usage_is_an_object_for_programs(cli, args, sentence):
+    done = cli(args[0], "--json", *args[1:])
+
+    (line,) = done.err.splitlines()
+    told = json.loads(line)
+    assert (done.code, done.out) == (2, "")
+    assert (told["error"], told["exit"]) == ("Misuse", 2)
+    if args != ["nonsense"]:  # where it is no option of a command that there is
+        assert told["message"].startswith(sentence.partition(":")[0])
+
+
+def test_json_behind_two_dashes_is_no_option(cli):
+    assert cli("nonsense", "--", "--json").err.startswith("interphone: ")
+
+
+def test_without_anything_it_shows_its_help(cli):
+    done = cli()
+
+    assert (done.code, done.out) == (2, "")
+    assert "Commands:\n" in done.err
