@@ -574,6 +574,56 @@ def test_doctor_never_touches_what_is_not_a_socket_or_lock_of_ours(cli, home):
 
 
 @in_a_directory
+def test_doctor_finds_what_is_no_socket_among_the_sockets(cli, hosted, home):
+    directory = home / "interphone"
+    made = {name: directory / name for name in ("a.sock", "b.sock", "c.sock", "d.sock", "f", "g")}
+    lock = directory / "e.sock.lock"
+    os.mkfifo(made["a.sock"])
+    made["b.sock"].mkdir()
+    made["c.sock"].write_text("precious")
+    made["d.sock"].symlink_to("shop.sock")
+    os.mkfifo(lock)
+    made["f"].write_text("")
+    os.mkfifo(made["g"])
+
+    done = cli("doctor", "--fix", "--json")
+    one = cli("doctor", "a")
+    told = {each["text"]: each["verdict"] for each in lines(done.out)}
+    for path in (*made.values(), lock):
+        assert path.exists()
+        path.rmdir() if path.is_dir() else path.unlink()
+
+    assert (done.code, one.code) == (1, 1)
+    assert f"{made['a.sock']} is a FIFO, and no socket" in one.out
+    for path, what, verdict in (
+        (made["a.sock"], "a FIFO, and no socket of yours", "wrong"),
+        (made["b.sock"], "a directory, and no socket of yours", "wrong"),
+        (made["c.sock"], "a file, and no socket of yours", "wrong"),
+        (made["d.sock"], "a link, and no socket of yours", "wrong"),
+        (lock, "a FIFO, and no lock of yours", "wrong"),
+        (made["f"], "a file that no server has made; it is in nobody's way", "note"),
+        (made["g"], "a FIFO that no server has made; it is in nobody's way", "note"),
+    ):
+        assert told.pop(f"{path} is {what}") == verdict
+    assert "wrong" not in told.values()
+    assert cli("doctor").code == 0
+
+
+@in_a_directory
+def test_doctor_of_a_path_below_a_file(cli, home):
+    file = home / "file"
+    file.write_text("")
+    (home / "linked").symlink_to(home)
+
+    below, linked = cli("doctor", f"{file}/s"), cli("doctor", f"{home}/linked/s")
+
+    assert below.code == 1
+    assert f"directory: {file} is no directory" in below.out
+    assert "lock" not in below.out
+    assert linked.code == 0
+
+
+@in_a_directory
 def test_doctor_finds_a_server_whose_socket_was_removed(cli, hosted, home):
     server = Server("lost")
     hosted.do(server.start())
