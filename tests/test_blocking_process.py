@@ -206,7 +206,145 @@ def test_ctrl_c_closes_a_server(address):
     assert not Path(address).exists()
 
 
+# Other signals
+
+
+def test_a_signal_handler_cannot_wait_for_the_thread_it_interrupts(server, address):
+    """It is told so at once, and may use another client."""
+    gate = Gate()
+    server.method("gated")(gate.wait)
+    server.on_request(on="inline")(lambda peer, data: data)
+    with program(
+        """
+        import signal, sys
+        from interphone import LocalProtocolError
+        from interphone.blocking import Client
+
+        asks = [
+            lambda: client.call("add", 1, 2),
+            lambda: client.request(1),
+            lambda: client.send(1),
+            lambda: client.ping(timeout=None),
+            lambda: client.publish("t", 1),
+            lambda: client.on_message(print),
+        ]
+
+        def on_signal(number, frame):
+            for ask in asks:
+                try:
+                    print("no error", ask(), flush=True)
+                except LocalProtocolError as exc:
+                    print(exc, flush=True)
+            with Client(sys.argv[1]) as another:
+                print(another.call("add", 1, 2), flush=True)
+
+        signal.signal(signal.SIGUSR1, on_signal)
+        client = Client(sys.argv[1])
+        with client:
+            print("asking", flush=True)
+            client.call("gated", timeout=None)
+            print(client.call("add", 2, 2))
+        """,
+        address,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asking\n"
+        (peer,) = server.peers.values()
+        while not peer.inflight:
+            assert process.poll() is None
+        process.send_signal(signal.SIGUSR1)
+        told = [process.stdout.readline() for _ in range(7)]
+        gate.open()
+        out, err = process.communicate(timeout=TIMEOUT)
+    assert all("use another client in a signal handler" in line for line in told[:6]), told
+    assert (told[6], out, err, process.returncode) == ("3\n", "4\n", "", 0)
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_a_signal_handler_may_end_the_client_it_interrupts(server, address, end):
+    left = Inbox()
+    server.on_disconnect(left.put)
+    with program(
+        f"""
+        import signal, sys
+        from interphone import ConnectionClosed
+        from interphone.blocking import Client
+
+        client = Client(sys.argv[1]).connect()
+        signal.signal(signal.SIGUSR1, lambda number, frame: client.{end}("enough"))
+        print("asking", flush=True)
+        try:
+            client.call("slow", timeout=None)
+        except ConnectionClosed as exc:
+            print(exc.reason)
+        """,
+        address,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "asking\n"
+        (peer,) = server.peers.values()
+        while not peer.inflight:
+            assert process.poll() is None
+        process.send_signal(signal.SIGUSR1)
+        out, err = process.communicate(timeout=TIMEOUT)
+    assert (out, err, process.returncode) == ("enough\n", "", 0)
+    assert left.next()[1] == "enough"
+
+
 # Fork
+
+
+def test_a_child_forked_in_the_middle_of_a_move_is_told(address):
+    told = run(
+        """
+        import os, signal, sys, threading, warnings
+        from interphone import ForkedError
+        from interphone.blocking import Client, Server
+
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads
+        gate, blocked = threading.Event(), threading.Event()
+
+        def block(peer, data):
+            blocked.set()
+            gate.wait()
+            return data
+
+        server = Server(sys.argv[1])
+        server.on_request(on="inline")(block)
+        server.start()
+        other = Client(sys.argv[1]).connect()
+        client = Client(sys.argv[1]).connect()
+        asking = threading.Thread(target=other.request, args=(1,))
+        asking.start()
+        blocked.wait()  # nothing is moved to the loop now
+        moving = threading.Thread(target=lambda: client.on_message(print))
+        moving.start()
+        while not client._move_lock.locked():
+            pass
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            for ask in (lambda: client.on_message(print), client.ping):
+                try:
+                    ask()
+                except ForkedError as exc:
+                    print(exc, flush=True)
+            client.close()
+            print("closed", flush=True)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        gate.set()
+        moving.join()
+        asking.join()
+        client.close()
+        other.close()
+        server.close()
+        """,
+        address,
+    )
+    lines = told.splitlines()
+    assert all("fork" in line for line in lines[:2]), told
+    assert lines[2:] == ["closed", "0"]
 
 
 def test_a_child_forked_while_it_was_coming_back_is_told(address):
