@@ -36,9 +36,9 @@ from interphone import (
     contract,
     tcp_address,
 )
-from interphone.blocking import Call, Client, Peer, Server
+from interphone.blocking import Call, Client, Peer, Server, Stream
 from interphone.blocking.portal import enter, leave
-from support.threads import Gate, Inbox, Worker, no_thread_left
+from support.threads import WAIT, Gate, Inbox, Worker, no_thread_left
 
 SOON = Backoff(initial=0.001, cap=0.01)
 
@@ -393,6 +393,37 @@ def test_what_came_although_the_waiting_was_interrupted_is_kept(interrupt_soon):
     finally:
         leave(user)
     assert kept == [7]
+
+
+def test_threads_that_iterate_over_one_subscription_share_its_items(server, address):
+    with server, Client(address) as client, client.subscribe("t", of=int) as items:
+        reading = [Worker(list, items) for _ in range(3)]
+        for n in range(300):
+            server.publish("t", n)
+        client.call("$info")  # all of it has come
+        items.close()
+        shares = [[item.value for item in each.result()] for each in reading]
+    assert sorted(item for share in shares for item in share) == [*range(300)]
+    assert all(share == sorted(share) for share in shares)
+
+
+def test_threads_that_iterate_over_one_stream_share_its_items(server, address):
+    together = threading.Barrier(3)
+
+    @server.method
+    def count() -> Iterator[int]:
+        together.wait(WAIT)  # with who waits for the first item
+        yield from range(300)
+
+    def read(stream: Stream[int]) -> list[int]:
+        together.wait(WAIT)
+        return list(stream)
+
+    with server, Client(address) as client, client.stream("count", of=int) as stream:
+        shares = [each.result() for each in [Worker(read, stream) for _ in range(2)]]
+        assert stream.result() is None
+    assert sorted(item for share in shares for item in share) == [*range(300)]
+    assert all(share == sorted(share) for share in shares)
 
 
 def test_another_thread_may_end_an_iteration(server, address):

@@ -36,6 +36,7 @@ from interphone import (
 from interphone.blocking import Call, Client, Peer, Server
 from interphone.blocking.direct import Direct
 from interphone.protocol.session import Session
+from interphone.transports.plain import UnixSocket
 from support.sessions import frame
 from support.threads import Gate, Inbox, Worker, no_thread_left
 
@@ -151,6 +152,18 @@ def test_progress_is_heard_in_the_thread_that_waits(server, address):
     assert heard == [(n, threading.get_ident()) for n in range(5)]
 
 
+def test_who_hears_of_progress_may_ask(server, address):
+    @server.method
+    def steps(call: Call) -> None:
+        call.progress(1)
+
+    with Client(address) as client:
+        heard = []
+        client.call("steps", on_progress=lambda n: heard.append(client.call("add", n, 1)))
+        assert heard == [2]
+        assert direct(client)
+
+
 def test_who_raises_on_progress_cancels_the_call(server, address):
     gate = Gate()
 
@@ -165,6 +178,32 @@ def test_who_raises_on_progress_cancels_the_call(server, address):
         while server.peers[client.id].inflight:
             client.ping()
         gate.open()
+
+
+VERBS = {
+    "send": lambda client, value: client.send(value),
+    "request": lambda client, value: client.request(value),
+    "call": lambda client, value: client.call("add", value, 1),
+    "named": lambda client, value: client.call("add", named={"a": value}),
+    "connect": lambda client, value: Client(client.address, payload=value).connect(),
+}
+
+
+@pytest.mark.parametrize("dialect", ["native", "classic"])
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("depth", [65, 1_000, 100_000])
+def test_a_value_that_nests_too_deeply_is_an_error(server, address, verb, depth, dialect):
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    with Client(address, dialect=dialect) as client:
+        with pytest.raises(PayloadError, match="the value nests") as caught:
+            VERBS[verb](client, value)
+        assert caught.value.delivery == "not_sent"
+        assert client.call("add", 1, 2) == 3
+        client.on_message(print)
+        with pytest.raises(PayloadError, match="the value nests"):
+            VERBS[verb](client, value)
 
 
 def test_a_timeout_cancels_the_handler(server, address):
@@ -573,6 +612,68 @@ def test_close_tells_who_waits_and_the_server(address):
         with pytest.raises(ConnectionClosed):
             client.ping()
         gate.open()
+
+
+class Watched:
+    """Sockets of clients, watched: the first that waits goes on only when the gate is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.waits, self.gate = Gate(), Gate()
+        self.told: list[str] = []
+        wait, close = getattr(UnixSocket, name), UnixSocket.close
+
+        def waits(sock: UnixSocket, *args: Any, **kwargs: Any) -> Any:
+            if self.waits.is_open:
+                return wait(sock, *args, **kwargs)
+            self.waits.open()
+            result = wait(sock, *args, **kwargs)
+            self.gate.wait()
+            self.told.append("waited")
+            return result
+
+        def closes(sock: UnixSocket) -> None:
+            self.told.append("closed")
+            close(sock)
+
+        monkeypatch.setattr(UnixSocket, name, waits)
+        monkeypatch.setattr(UnixSocket, "close", closes)
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_the_descriptor_is_kept_as_long_as_a_thread_waits_to_be_let_in(address, monkeypatch, end):
+    watched = Watched(monkeypatch, "wait")
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(address)
+        mute.listen()
+        client = Client(address)
+        connecting = Worker(client.connect)
+        watched.waits.wait()
+        getattr(client, end)()
+        watched.gate.open()
+        assert isinstance(connecting.error(), ConnectionClosed)
+    assert watched.told[:2] == ["waited", "closed"]
+
+
+def test_the_descriptor_is_kept_as_long_as_a_thread_waits_to_send(server, address, monkeypatch):
+    with Client(address) as client:
+        server.pause()
+        reading = Watched(monkeypatch, "wait")
+        asking = Worker(client.call, "add", 1, 2)
+        reading.waits.wait()
+        sending = Watched(monkeypatch, "wait_to_send")
+        flooding = Worker(flood, client)
+        sending.waits.wait()
+        client.abort()
+        reading.gate.open()
+        assert isinstance(asking.error(), ConnectionClosed)
+        sending.gate.open()
+        assert isinstance(flooding.error(), ConnectionLost)
+    assert sending.told[:2] == ["waited", "closed"]
+
+
+def flood(client: Client) -> None:
+    while True:
+        client.send(bytes(1_000_000))
 
 
 def test_abort_ends_it_at_once(address):

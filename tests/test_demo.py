@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ from support.node import NODE_MODULES, node_command, require_node
 
 DEMO = Path(__file__).resolve().parents[1] / "examples" / "demo.py"
 TIMEOUT = 60
-IDLE = 5  # as in demo.py
 
 pytestmark = pytest.mark.skipif(
     not os.path.isfile(os.__file__), reason="this Python has no library to make an index of"
@@ -97,15 +97,6 @@ def alive(pid: int) -> bool:
         return str(pid).encode() in listed.stdout
     listed = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True)
     return bool(listed.stdout.strip()) and not listed.stdout.startswith(b"Z")
-
-
-def wait_until(condition: Callable[[], bool], *, timeout: float) -> bool:
-    end = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def summary(said: str) -> dict[str, tuple[float, str]]:
@@ -226,7 +217,7 @@ def test_ctrl_c_leaves_nothing(home: Path, moment: str, node: bool, everybody: b
     assert demo.left() == []
 
 
-@posix
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="it cannot be waited for here")
 @pytest.mark.slow
 def test_a_daemon_whose_demo_was_killed_ends_by_itself(home: Path) -> None:
     with Demo(home, node=None) as demo:
@@ -234,4 +225,9 @@ def test_a_daemon_whose_demo_was_killed_ends_by_itself(home: Path) -> None:
         demo.process.kill()
         demo.process.wait()
         assert alive(demo.daemon)
-        assert wait_until(lambda: demo.left() == [], timeout=IDLE + 20)
+        ended = os.pidfd_open(demo.daemon)
+        try:
+            assert select.select([ended], [], [], TIMEOUT)[0]
+        finally:
+            os.close(ended)
+        assert demo.left() == []

@@ -19,6 +19,7 @@ LAYERS = [
         "awake",
         "notes",
         "errors",
+        "exit",
         "address",
         "hooks",
         "limits",
@@ -32,6 +33,7 @@ LAYERS = [
     {
         "deadlines",
         "host",
+        "workers",
         "handlers",
         "signatures",
         "contracts",

@@ -8,7 +8,6 @@ registered. A `Chain` asks its handlers in turn until one of them answers.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextvars
 import inspect
 import logging
@@ -24,6 +23,7 @@ from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, overload
 from .errors import InterphoneError
 from .hooks import Hook
 from .host import Poll
+from .workers import Workers
 
 __all__ = [
     "PASS",
@@ -47,8 +47,6 @@ R = TypeVar("R")
 Place = Literal["loop", "thread", "inline", "host"]
 """Where a handler runs: a coroutine on the loop, a function in a worker thread, a function on the
 loop's own thread, which must not block, or a function in the thread of the host (`Poll`)."""
-
-MAX_WORKERS = 32
 
 
 _handling: ContextVar[asyncio.Task[Any] | None] = ContextVar("interphone_handling", default=None)
@@ -100,7 +98,7 @@ class Tasks:
         self.host = host
         self._tasks: set[asyncio.Task[Any]] = set()
         self._farewells: set[asyncio.Task[Any]] = set()
-        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+        self._workers: Workers | None = None
 
     def spawn(self, coroutine: Coroutine[Any, Any, object], args: tuple[object, ...] = ()) -> None:
         """Run a coroutine as a task; what it raises is reported with `args`.
@@ -140,27 +138,9 @@ class Tasks:
 
         `ended` is called when it has ended there, or never begins: a thread is not cancelled.
         """
-        if self._pool is None:
-            self._pool = concurrent.futures.ThreadPoolExecutor(
-                MAX_WORKERS, thread_name_prefix="interphone"
-            )
-        context = contextvars.copy_context()
-
-        def call() -> R:
-            try:
-                return context.run(function, *args)
-            except StopIteration as exc:  # a Future cannot hold it
-                raise RuntimeError("the handler raised StopIteration") from exc
-
-        loop, running = asyncio.get_running_loop(), self._pool.submit(call)
-        if ended is not None:
-
-            def tell(_: object) -> None:
-                with suppress(RuntimeError):  # the loop is closed
-                    loop.call_soon_threadsafe(ended)
-
-            running.add_done_callback(tell)
-        return await asyncio.wrap_future(running)
+        if self._workers is None:
+            self._workers = Workers("interphone handler")
+        return await self._workers.run(function, *args, ended=ended)
 
     async def alone(self, function: Callable[[], R]) -> R:
         """Run a function in a thread of its own: one that may take as long as a stream."""
@@ -263,9 +243,9 @@ class Tasks:
                 break
         while farewells := self._farewells - mine:
             await asyncio.wait(farewells)
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        if self._workers is not None:
+            self._workers.stop()
+            self._workers = None
 
 
 if sys.version_info >= (3, 12):

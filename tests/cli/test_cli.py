@@ -388,7 +388,11 @@ def test_list_says_when_there_is_nothing(tmp_path, capsys, monkeypatch):
         (["pub", "shop", "a.*", "1"], 2, "is a pattern"),
         (["sub", "shop", "a..>.b"], 2, ">"),
         (["request", "shop", str(10**30)], 2, "cannot be encoded"),
-        (["request", "shop", "[" * 3000], 2, "nests too deeply"),
+        (["request", "shop", "[" * 3000], 2, "[... nests too deeply: 64 levels are the most"),
+        (["request", "shop", "[" * 65 + "]" * 65], 2, "the value nests deeper than 64"),
+        (["send", "shop", "[" * 900 + "]" * 900], 2, "the value nests deeper than 64"),
+        (["call", "shop", "echo", "key=" + "[" * 65 + "]" * 65], 2, "nests deeper than 64"),
+        (["pub", "shop", "t", "[" * 65 + "]" * 65], 2, "the value nests deeper than 64"),
         (["pub", "shop", "t", "@/", "--lines"], 2, "cannot read /"),
         (["stream", "shop", "total", "--items", "@/"], 2, "cannot read /"),
         (["call", "tcp://127.0.0.1", "add"], 2, "give tcp://host:port"),
@@ -584,6 +588,56 @@ def test_doctor_never_touches_what_is_not_a_socket_or_lock_of_ours(cli, home):
 
 
 @in_a_directory
+def test_doctor_finds_what_is_no_socket_among_the_sockets(cli, hosted, home):
+    directory = home / "interphone"
+    made = {name: directory / name for name in ("a.sock", "b.sock", "c.sock", "d.sock", "f", "g")}
+    lock = directory / "e.sock.lock"
+    os.mkfifo(made["a.sock"])
+    made["b.sock"].mkdir()
+    made["c.sock"].write_text("precious")
+    made["d.sock"].symlink_to("shop.sock")
+    os.mkfifo(lock)
+    made["f"].write_text("")
+    os.mkfifo(made["g"])
+
+    done = cli("doctor", "--fix", "--json")
+    one = cli("doctor", "a")
+    told = {each["text"]: each["verdict"] for each in lines(done.out)}
+    for path in (*made.values(), lock):
+        assert path.exists()
+        path.rmdir() if path.is_dir() else path.unlink()
+
+    assert (done.code, one.code) == (1, 1)
+    assert f"{made['a.sock']} is a FIFO, and no socket" in one.out
+    for path, what, verdict in (
+        (made["a.sock"], "a FIFO, and no socket of yours", "wrong"),
+        (made["b.sock"], "a directory, and no socket of yours", "wrong"),
+        (made["c.sock"], "a file, and no socket of yours", "wrong"),
+        (made["d.sock"], "a link, and no socket of yours", "wrong"),
+        (lock, "a FIFO, and no lock of yours", "wrong"),
+        (made["f"], "a file that no server has made; it is in nobody's way", "note"),
+        (made["g"], "a FIFO that no server has made; it is in nobody's way", "note"),
+    ):
+        assert told.pop(f"{path} is {what}") == verdict
+    assert "wrong" not in told.values()
+    assert cli("doctor").code == 0
+
+
+@in_a_directory
+def test_doctor_of_a_path_below_a_file(cli, home):
+    file = home / "file"
+    file.write_text("")
+    (home / "linked").symlink_to(home)
+
+    below, linked = cli("doctor", f"{file}/s"), cli("doctor", f"{home}/linked/s")
+
+    assert below.code == 1
+    assert f"directory: {file} is no directory" in below.out
+    assert "lock" not in below.out
+    assert linked.code == 0
+
+
+@in_a_directory
 def test_doctor_finds_a_server_whose_socket_was_removed(cli, hosted, home):
     server = Server("lost")
     hosted.do(server.start())
@@ -682,7 +736,42 @@ def test_help_has_topics_and_commands(cli):
     assert cli("help", "nonsense").code == 2
 
 
-def test_wrong_usage_is_2(cli):
-    assert cli("call").code == 2
-    assert cli("nonsense").code == 2
-    assert cli("ping", "shop", "--count", "none").code == 2
+USAGE = [
+    (["call"], "missing argument 'ADDRESS': see 'interphone call --help'"),
+    (["nonsense"], "no such command 'nonsense': see 'interphone --help'"),
+    (["ping", "shop", "--count", "none"], "invalid value for '--count' / '-n': "),
+    (["call", "shop", "add", "--no\x1b"], "no such option: --no\\x1b"),
+    (["call", "shop", "add", "--payload"], "option '--payload' requires an argument: see"),
+]
+
+
+@pytest.mark.parametrize(("args", "sentence"), USAGE)
+def test_wrong_usage_is_2(cli, args, sentence):
+    done = cli(*args)
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"interphone: {sentence}")
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("args", "sentence"), USAGE)
+def test_wrong_usage_is_an_object_for_programs(cli, args, sentence):
+    done = cli(args[0], "--json", *args[1:])
+
+    (line,) = done.err.splitlines()
+    told = json.loads(line)
+    assert (done.code, done.out) == (2, "")
+    assert (told["error"], told["exit"]) == ("Misuse", 2)
+    if args != ["nonsense"]:  # where it is no option of a command that there is
+        assert told["message"].startswith(sentence.partition(":")[0])
+
+
+def test_json_behind_two_dashes_is_no_option(cli):
+    assert cli("nonsense", "--", "--json").err.startswith("interphone: ")
+
+
+def test_without_anything_it_shows_its_help(cli):
+    done = cli()
+
+    assert (done.code, done.out) == (2, "")
+    assert "Commands:\n" in done.err

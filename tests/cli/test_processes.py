@@ -123,6 +123,27 @@ def test_nobody_reads_on(hosted):
         assert process.wait(30) == 141
 
 
+@pytest.mark.parametrize(
+    "args", [("--help",), ("help",), ("help", "exits"), ("call", "--help"), ("list", "--json")]
+)
+def test_nobody_reads_from_the_beginning(hosted, args):
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run(
+        [*COMMAND, *args], stdout=writes, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    os.close(writes)
+
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_interrupted_while_it_is_imported(tmp_path):
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = interphone("list", env={"PYTHONPATH": str(tmp_path)})
+
+    assert done == (130, "", "")
+
+
 @pytest.mark.parametrize("missing", ["typer", "rich"])
 def test_without_the_extra_it_says_what_to_install(missing):
     code = f"import runpy, sys; sys.modules[{missing!r}] = None; runpy.run_module('interphone')"

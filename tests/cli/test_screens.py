@@ -8,6 +8,8 @@ import pytest
 
 from support.shell import Terminal, interphone, plain
 
+from .conftest import shop
+
 
 def test_ping_in_a_terminal(hosted):
     with Terminal("ping", "shop", "-i", "0.01") as ping:
@@ -65,6 +67,25 @@ def test_long_call_in_a_terminal_shows_how_far_it_is(hosted):
         call.wait_for("wait.forever ━")
         call.interrupt()
         assert call.end() == 130
+
+
+@pytest.mark.parametrize("args", [("call", "late", "add", "1"), ("sub", "late", "t")])
+def test_waiting_for_a_server_in_a_terminal_shows_a_sign_of_life(hosted, args):
+    with Terminal(*args, "--wait", "60") as waiting:
+        waiting.wait_for("waiting for late ━")
+        waiting.interrupt()
+        assert waiting.end() == (130 if args[0] == "call" else 0)
+
+
+def test_the_sign_of_life_is_gone_when_the_server_has_come(hosted):
+    with Terminal("call", "later", "add", "1", "--wait", "60") as waiting:
+        waiting.wait_for("waiting for later ━")
+        server = shop("later", hosted.told)
+        hosted.do(server.start())
+        assert waiting.end() == 0
+    hosted.do(server.close())
+    assert plain(waiting.said).endswith("2\n")
+    assert "\x1b[2K" in waiting.said.rpartition("waiting for later")[2]  # that line is erased
 
 
 @pytest.mark.parametrize(("variable", "coloured"), [("NO_COLOR", False), ("X", True)])

@@ -2,7 +2,8 @@
 
 `interphone` speaks the native dialect on uvloop, `:classic` Node's packets in JSON, `:asyncio` is
 on asyncio's own loop, `:task` answers with `async def` handlers, `:blocking` is the blocking client
-against the same server. `:idle` never keeps a loop awake. `:serves` and `:asks` are one end towards net-ipc at the other.
+against the same server, `:idle` never stays awake. `:serves` and `:asks` are one end
+towards net-ipc.
 """
 
 from __future__ import annotations

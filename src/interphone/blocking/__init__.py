@@ -18,6 +18,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .. import exit as _exit  # noqa: F401  the sooner it is imported, the later it comes
+
 if TYPE_CHECKING:
     from .client import Client
     from .peer import Call, Peer

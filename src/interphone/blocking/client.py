@@ -21,12 +21,13 @@ from ..awake import Latency, check_latency
 from ..backoff import Backoff
 from ..contracts import Contract, as_named
 from ..declared import Declared
+from ..errors import LocalProtocolError
 from ..limits import DEFAULT_TIMEOUT, MAX_QUEUE, Limits
 from ..protocol.shapes import Ack
 from ..protocol.upgrade import NAMES
 from ..status import Outage, Status
 from ..transports import plain_sockets
-from .direct import Direct, Settings
+from .direct import NESTED, Direct, Settings
 from .link import MovedError
 from .within import Items, Within
 
@@ -112,7 +113,8 @@ class Client:
             allowed_uids=None if allowed_uids is None else frozenset(allowed_uids),
             latency=latency,
         )
-        self._moving = threading.Lock()
+        self._moving: dict[int, threading.Lock] = {}  # by process: a child has no other thread
+        self._mover: tuple[int, int] | None = None  # the process and thread that has it moved
         self._driver: Direct | Far = Direct(self._settings, payload, self.error)
         if tls is not None or not plain_sockets(self.address):
             self._far()
@@ -124,21 +126,36 @@ class Client:
 
     def _far(self) -> Far:
         """Be on the portal, from now on."""
+        self._check_nesting()
+        with self._move_lock:
+            try:
+                self._mover = (os.getpid(), threading.get_ident())
+                return self._moved()
+            finally:
+                self._mover = None
+
+    @property
+    def _move_lock(self) -> threading.Lock:
+        return self._moving.setdefault(os.getpid(), threading.Lock())
+
+    def _check_nesting(self) -> None:
+        """Raise if a signal handler would wait for the thread that it has interrupted."""
+        if self._mover == (os.getpid(), threading.get_ident()):
+            raise LocalProtocolError(NESTED)
+
+    def _moved(self) -> Far:
         from .far import Far
 
-        with self._moving:
-            direct = self._driver
-            if isinstance(direct, Far):
-                return direct
-            moving = direct.move()
-            far = Far(
-                self._settings, self._tls, self._host, moving.payload, self.error, self._options
-            )
-            try:
-                far.adopt(moving)
-            finally:
-                self._driver = far
-            return far
+        direct = self._driver
+        if isinstance(direct, Far):
+            return direct
+        moving = direct.move()
+        far = Far(self._settings, self._tls, self._host, moving.payload, self.error, self._options)
+        try:
+            far.adopt(moving)
+        finally:
+            self._driver = far
+        return far
 
     # Life
 
@@ -183,6 +200,7 @@ class Client:
         Returns:
             Whether there was anything to close.
         """
+        self._check_nesting()
         driver = self._driver
         if not isinstance(driver, Direct):
             return driver.close(reason, grace)
@@ -192,6 +210,7 @@ class Client:
 
     def abort(self, reason: object = None) -> None:
         """End the connection now and stop coming back; what is queued is lost."""
+        self._check_nesting()
         driver = self._driver
         driver.abort(reason)
         if isinstance(driver, Direct) and (far := self._moved_meanwhile()) is not None:
@@ -199,7 +218,7 @@ class Client:
 
     def _moved_meanwhile(self) -> Far | None:
         """Where it is driven, if another thread has had it moved, or is about to."""
-        with self._moving:
+        with self._move_lock:
             return None if isinstance(self._driver, Direct) else self._driver
 
     def wait_closed(self) -> Any:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, perf_counter
 from typing import Any, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -31,6 +32,7 @@ from ..errors import (
     RequestTimeout,
     Unsupported,
 )
+from ..exit import at_exit
 from ..limits import DEFAULT_TIMEOUT, Limits
 from ..protocol.payload import Json, result_of
 from ..protocol.session import Session
@@ -43,6 +45,10 @@ __all__ = ["Direct", "Moving", "Settings"]
 R = TypeVar("R")
 
 FORKED = "the connection belongs to the parent process: make a new client after fork"
+NESTED = (
+    "this thread is in a call of this client, and has been interrupted in it:"
+    " use another client in a signal handler"
+)
 FRESH = 0.01  # seconds after which it is looked whether the server is still there
 
 
@@ -84,6 +90,7 @@ class Direct:
         self._closing = threading.Event()
         self._opening: Link | None = None  # that of the attempt under way
         self._pid = os.getpid()  # of the process that it was connected in
+        self._inside: set[int] = set()  # threads that are in a verb
         self._attempts = 0
         self._ready_at = 0.0
         self._end: InterphoneError | None = None
@@ -97,8 +104,12 @@ class Direct:
         if payload is not msgspec.UNSET:
             _payload_codec.encode(payload)
             self.payload = payload
+        if os.getpid() != self._pid:  # a thread of the parent may hold the lock for ever
+            self._connecting, self._closing = threading.Lock(), threading.Event()
+            self._inside = set()
         self._closing.clear()
         self._pid = os.getpid()
+        _connected[id(self)] = self
         self._end, self._attempts, self._ready_at = None, 0, 0.0
         timeout = self._settings.connect_timeout
         until = None if timeout is None else monotonic() + timeout
@@ -124,6 +135,13 @@ class Direct:
         """End the connection now."""
         self._finish_by(reason, lambda link: link.abort(reason))
 
+    def leave(self, until: float) -> None:
+        """Say goodbye, because the program ends."""
+        if self.moved or self.status is Status.IDLE or os.getpid() != self._pid:
+            return
+        patience = min(self._patience, max(0.0, until - monotonic()))
+        self._finish_by(None, lambda link: link.close(None, patience))
+
     @property
     def _patience(self) -> float:
         return self._settings.limits.close_timeout
@@ -141,6 +159,8 @@ class Direct:
             return was_alive
         if link.inherited:
             link.drop()
+        elif threading.get_ident() in self._inside:
+            link.break_off(reason)
         else:
             end(link)
         return was_alive
@@ -342,7 +362,7 @@ class Direct:
             codec = session.codec
             hear = None
             if on_progress is not None and "progress" in session.can:
-                hear = _listener(codec, on_progress)
+                hear = self._listener(codec, on_progress)
             raw = link.ask(
                 session.call,
                 codec.encode(asked),
@@ -366,6 +386,21 @@ class Direct:
 
     def _on_link(self, timeout: float | None, ask: Callable[[Link, float | None], R]) -> R:
         """Do something with the connection; with the next one if it certainly was not done."""
+        me = self._check_nesting()
+        try:
+            self._inside.add(me)
+            return self._on_some_link(timeout, ask)
+        finally:
+            self._inside.discard(me)
+
+    def _check_nesting(self) -> int:
+        """Raise if a signal handler would wait for the thread that it has interrupted."""
+        me = threading.get_ident()
+        if me in self._inside:
+            raise LocalProtocolError(NESTED)
+        return me
+
+    def _on_some_link(self, timeout: float | None, ask: Callable[[Link, float | None], R]) -> R:
         started = monotonic()
         link, left = self._at_hand(started), timeout
         while True:
@@ -382,6 +417,19 @@ class Direct:
                     raise
             link = None
 
+    def _listener(
+        self, codec: Any, listen: Callable[[Any], object]
+    ) -> Callable[[msgspec.Raw], None]:
+        def hear(raw: msgspec.Raw) -> None:
+            me = threading.get_ident()
+            self._inside.discard(me)  # who listens may ask, too
+            try:
+                listen(codec.decode(raw) if raw else None)
+            finally:
+                self._inside.add(me)
+
+        return hear
+
     # Moving
 
     def move(self) -> Moving:
@@ -391,6 +439,7 @@ class Direct:
             ForkedError: It belongs to the parent of this process.
         """
         self._check_process()
+        self._check_nesting()
         with self._connecting:
             link = self._link
             if link is not None and link.inherited:
@@ -428,8 +477,13 @@ class _LateError(Exception):
 _payload_codec = Json(lenient=True)
 
 
-def _listener(codec: Any, listen: Callable[[Any], object]) -> Callable[[msgspec.Raw], None]:
-    def hear(raw: msgspec.Raw) -> None:
-        listen(codec.decode(raw) if raw else None)
+_connected: WeakValueDictionary[int, Direct] = WeakValueDictionary()  # at some time, by identity
 
-    return hear
+
+def _exit(until: float) -> None:
+    for direct in [ref() for ref in _connected.valuerefs()]:
+        if direct is not None:
+            direct.leave(until)
+
+
+at_exit("clients", _exit)

@@ -150,9 +150,10 @@ class Far:
             finally:
                 self.seat.leave(self)
 
-    async def abandon(self) -> None:
+    async def abandon(self, grace: float) -> None:
         """End, because the program does; for the portal."""
-        await self.client.close(grace=0)
+        await self.client.close(grace=grace)
+        self.seat.vacate()
 
     # Verbs
 

@@ -6,6 +6,10 @@ them. Nobody reads while nobody waits.
 
     lock      guards the session, what is not sent yet, and who reads; nobody waits within it
     reader    the ticket of the thread that reads; None: nobody does
+    senders   those of the threads that wait until the system takes more
+
+The descriptor is given back when neither a reader nor a sender is left: it might be another
+one's by the time they look at it again.
 
 An interrupt (Ctrl-C) may come between any two steps. While a thread waits that is harmless.
 While it holds the lock something may be half done: then the connection is broken off, and
@@ -150,6 +154,7 @@ class Link:
         self._out = b""  # what the system did not take
         self._cut = False  # the connection was lost before it took that
         self._reader: Ticket | None = None
+        self._senders: set[Ticket] = set()
         self._waiting: dict[Ticket, None] = {}
         self._wanted = False  # somebody takes the connection away from its reader
         self._handed_over = False
@@ -211,10 +216,20 @@ class Link:
         """
         session = self.session
         encoded = None if payload is None else session.codec.encode(payload)
-        with self._lock:
-            session.open(encoded, id=id, upgrade_to=upgrade_to)
-            self._write()
-        while self._opened is None and session.state is not State.CLOSED:
+        ticket = Ticket()
+        try:
+            with self._lock:
+                self._reader = ticket
+                session.open(encoded, id=id, upgrade_to=upgrade_to)
+                self._write()
+            self._wait_to_be_opened(until)
+        finally:
+            self._pass_on(ticket)
+        if self._opened is None:
+            raise _not_opened(session.error)
+
+    def _wait_to_be_opened(self, until: float) -> None:
+        while self._opened is None and self.session.state is not State.CLOSED:
             left = until - monotonic()
             if left <= 0:
                 raise ConnectError("the server did not answer in time", transient=True)
@@ -224,8 +239,6 @@ class Link:
                 continue
             with self._lock:
                 self._receive()
-        if self._opened is None:
-            raise _not_opened(session.error)
 
     def _on_opened(self, welcome: Welcome) -> None:
         self.id = welcome.id if isinstance(welcome.id, str) else str(welcome.id)
@@ -361,6 +374,7 @@ class Link:
         ticket.left = True  # even if an interrupt comes before the rest is done
         with self._lock:
             self._waiting.pop(ticket, None)
+            self._senders.discard(ticket)
             if self._reader is ticket:
                 self._reader = None
                 if self._wanted:
@@ -471,13 +485,13 @@ class Link:
             if left <= 0:
                 assert timeout is not None
                 raise RequestTimeout(timeout, delivery="not_sent")
-            with self._lock:
-                if self._handed_over:
-                    return
-                if self._may_read():
-                    self._reader, ticket.left = ticket, False
             try:
-                mine = self._reader is ticket
+                with self._lock:
+                    if self._handed_over or not self._out:
+                        return
+                    self._senders.add(ticket)
+                    if mine := self._may_read():
+                        self._reader, ticket.left = ticket, False
                 self._socket.wait_to_send(min(left, SLICE), reading=mine)
                 with self._lock:
                     self._guarded(self._receive if mine else self._write)
@@ -493,8 +507,12 @@ class Link:
         self._close_if_over()
 
     def _close_if_over(self) -> None:
-        if self.session.state is State.CLOSED and self._reader is None and not self._handed_over:
+        if self.session.state is State.CLOSED and not self._in_use and not self._handed_over:
             self._socket.close()
+
+    @property
+    def _in_use(self) -> bool:
+        return self._reader is not None or bool(self._senders)
 
     def close(self, reason: object, timeout: float) -> None:
         """Say goodbye, and give the server so long to hang up."""
@@ -530,6 +548,19 @@ class Link:
         with self._lock:
             if not self._handed_over:
                 self._lose(self.session.error or ConnectionClosed(reason))
+
+    def break_off(self, reason: object) -> None:
+        """End it now, and wait for nobody: this may have interrupted who holds the lock."""
+        if not self._lock.acquire(blocking=False):
+            self._socket.stop()
+            return
+        try:
+            if not self._handed_over:
+                self.session.say_goodbye(reason)
+                self._write()
+                self._lose(self.session.error or ConnectionClosed(reason))
+        finally:
+            self._lock.release()
 
     def drop(self) -> None:
         """Give the descriptor back, which belongs to the parent process."""

@@ -10,23 +10,21 @@ A forked child has no such thread, whatever it inherited: it starts one of its o
 from __future__ import annotations
 
 import asyncio
-import atexit
-import concurrent.futures
-import contextvars
 import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import suppress
-from functools import partial
 from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from ..errors import ConnectionClosed, ForkedError, WrongThread
-from ..handlers import MAX_WORKERS
+from ..errors import ConnectionClosed, ForkedError, LocalProtocolError, WrongThread
+from ..exit import at_exit
 from ..host import Poll
 from ..loops import loop_factory
+from ..workers import Workers
 
 __all__ = ["Mailbox", "Portal", "User", "enter", "leave"]
 
@@ -36,14 +34,15 @@ R = TypeVar("R")
 
 SLICE = 1.0  # seconds of one wait: where signals do not interrupt a wait, they come between two
 HOST_SLICE = 0.01
-LAST_WAIT = 2.0  # seconds that the end of the program may take
+LAST_WAIT = 2.0  # seconds that the end of the loop may take
+LAST_GRACE = 1.0  # seconds that handlers have at the end of the program
 ENDING = "the background loop has ended"
 
 
 class User(Protocol):
     """A Server or Client that uses the portal."""
 
-    async def abandon(self) -> None:
+    async def abandon(self, grace: float) -> None:
         """End, because the program does."""
 
 
@@ -78,18 +77,24 @@ class Portal:
 
     Attributes:
         loop: The loop.
-        users: Who needs it.
+        users: Who needs it, and whose thread their handlers run in, if that is a host's.
+
+    Raises:
+        LocalProtocolError: There can be no thread, as at the end of a program on Python 3.12.
     """
 
     def __init__(self) -> None:
         self.loop = (loop_factory() or asyncio.new_event_loop)()
-        self.users: set[User] = set()
+        self.users: dict[User, Poll | None] = {}
         self._pid = os.getpid()
-        # Not before it is needed: while the program ends, Python has no more of these.
-        self._workers: concurrent.futures.ThreadPoolExecutor | None = None
         self._lanes: WeakKeyDictionary[Any, asyncio.Lock] = WeakKeyDictionary()
         self._thread = threading.Thread(target=self._main, name="interphone portal", daemon=True)
-        self._thread.start()
+        try:
+            self._workers = Workers("interphone handler", ready=True)
+            self._thread.start()
+        except RuntimeError as exc:
+            self.loop.close()
+            raise LocalProtocolError(f"the background loop cannot begin: {exc}") from exc
 
     def _main(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -200,12 +205,7 @@ class Portal:
 
     async def in_worker(self, function: Callable[..., R], *args: Any) -> R:
         """Run a function in one of the threads for handlers, in a copy of this context."""
-        if self._workers is None:
-            self._workers = concurrent.futures.ThreadPoolExecutor(
-                MAX_WORKERS, thread_name_prefix="interphone handler"
-            )
-        call = partial(contextvars.copy_context().run, function, *args)
-        return await self.loop.run_in_executor(self._workers, _without_stop, call)
+        return await self._workers.run(function, *args)
 
     async def in_turn(self, lane: object, function: Callable[..., R], *args: Any) -> R:
         """The same after those before it in the same lane, one at a time."""
@@ -235,20 +235,28 @@ class Portal:
             self.loop.call_soon_threadsafe(self.loop.stop)
         if not self.here:
             self._thread.join(LAST_WAIT)
-        if self._workers is not None:
-            self._workers.shutdown(wait=False, cancel_futures=True)
+        self._workers.stop()
 
-    def close(self) -> None:
-        """End everything that uses it: the program is over."""
+    def close(self, until: float) -> None:
+        """Close everything that uses it: the program is over.
+
+        Handlers of a host whose thread this is are run meanwhile.
+        """
+        users = dict(self.users)
+        hosts = {host for host in users.values() if host is not None and host.here}
         with suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self._abandon)
-        self._thread.join(LAST_WAIT)
-        if self._workers is not None:
-            self._workers.shutdown(wait=False, cancel_futures=True)
+            self.loop.call_soon_threadsafe(self._abandon, users)
+        while self._thread.is_alive() and (left := until - monotonic()) > 0:
+            self._thread.join(min(left, HOST_SLICE) if hosts else left)
+            for host in hosts:
+                host.run_pending()
+        if self._thread.is_alive():
+            logger.warning("the program ends, although these are not closed: %s", [*users])
+        self._workers.stop()
 
-    def _abandon(self) -> None:
+    def _abandon(self, users: Iterable[User]) -> None:
         async def abandon() -> None:
-            ends = [user.abandon() for user in self.users]
+            ends = [user.abandon(LAST_GRACE) for user in users]
             for ended in await asyncio.gather(*ends, return_exceptions=True):
                 if isinstance(ended, Exception):
                     logger.error("an end could not be closed at exit", exc_info=ended)
@@ -262,13 +270,6 @@ _END = object()
 
 async def _called(start: Callable[[], Coroutine[Any, Any, R]]) -> R:
     return await start()  # what it raises before it is a coroutine is its caller's, too
-
-
-def _without_stop(call: Callable[[], R]) -> R:
-    try:
-        return call()
-    except StopIteration as exc:  # a Future cannot hold it
-        raise RuntimeError("the handler raised StopIteration") from exc
 
 
 class _Task(Generic[R]):
@@ -340,14 +341,13 @@ def _present() -> _Present:
     return _presents.setdefault(os.getpid(), _Present())
 
 
-def enter(user: User) -> Portal:
+def enter(user: User, host: Poll | None = None) -> Portal:
     """Return the portal, which lives until every user has left; start it if need be."""
     present = _present()
     with present.lock:
         if present.portal is None:
             present.portal = Portal()
-            atexit.register(_exit, present)
-        present.portal.users.add(user)
+        present.portal.users[user] = host
         return present.portal
 
 
@@ -358,15 +358,17 @@ def leave(user: User) -> None:
         portal = present.portal
         if portal is None or user not in portal.users:
             return
-        portal.users.discard(user)
+        del portal.users[user]
         if portal.users:
             return
         present.portal = None
-        atexit.unregister(_exit)
     portal.stop()
 
 
-def _exit(present: _Present) -> None:
-    portal = present.portal
-    if portal is not None and not portal.inherited:
-        portal.close()
+def _exit(until: float) -> None:
+    portal = _present().portal
+    if portal is not None:
+        portal.close(until)
+
+
+at_exit("portal", _exit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Coroutine
@@ -70,13 +71,17 @@ class Seat:
     def take(self, user: User) -> None:
         """Have a portal."""
         if self._portal is None or self._portal.inherited:
-            self._portal = enter(user)
+            self._portal = enter(user, self.host)
 
     def leave(self, user: User) -> None:
         """Need it no more."""
         portal, self._portal = self._portal, None
         if portal is not None and not portal.inherited:
             leave(user)
+
+    def vacate(self) -> None:
+        """Need it no more, because it ends."""
+        self._portal = None
 
     def run(
         self,
@@ -217,6 +222,7 @@ class Chain(Generic[P]):
 
         function: Callable[..., object] = handler
 
+        @functools.wraps(handler, updated=())
         def asked(*args: Any) -> object:
             return function(*self._seat.views(args))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -18,7 +20,10 @@ ItemT = TypeVar("ItemT")
 
 
 class _Items(Generic[ItemT]):
-    """The next items of something, with those that came although nobody waited any more."""
+    """The next items of something, with those that came although nobody waited any more.
+
+    Several threads may ask at once: each item goes to one of them, the first to the first.
+    """
 
     def __init__(
         self,
@@ -31,16 +36,21 @@ class _Items(Generic[ItemT]):
         self._take = take
         self._ended = ended
         self._kept: deque[ItemT] = deque()
+        self._turn = asyncio.Lock()
 
     def next(self) -> ItemT:
-        if self._kept:
+        with suppress(IndexError):
             return self._kept.popleft()
         try:
             if self._seat.vacant and self._ended():  # what is queued is still there
                 return at_once(self._take())
-            return self._seat.run(self._take, late=self._kept.append)
+            return self._seat.run(self._take_in_turn, late=self._kept.append)
         except StopAsyncIteration:
             raise StopIteration from None
+
+    async def _take_in_turn(self) -> ItemT:
+        async with self._turn:
+            return await self._take()
 
 
 class Subscription(Generic[ItemT]):
@@ -50,7 +60,7 @@ class Subscription(Generic[ItemT]):
             for publication in news: ...
 
     Its items are `Publication`s, and with ``gaps=True`` also `Gap`s. Another thread may
-    `close` it: then the iteration ends.
+    `close` it: then the iteration ends. If several iterate, each item goes to one of them.
     """
 
     def __init__(self, seat: Seat, subscription: AsyncSubscription[ItemT]) -> None:
@@ -135,7 +145,8 @@ class Stream(Generic[T]):
                 print(prime)
 
     What the method asks for piece by piece is sent by `send`, or by what was given as
-    `items`; what it returns besides is `result`. Leaving ``with`` early cancels it.
+    `items`; what it returns besides is `result`. Leaving ``with`` early cancels it. If several
+    threads iterate, each item goes to one of them.
     """
 
     def __init__(self, seat: Seat, stream: AsyncStream[T]) -> None:

@@ -200,9 +200,10 @@ class Server:
         else:
             self._seat.leave(self)
 
-    async def abandon(self) -> None:
+    async def abandon(self, grace: float) -> None:
         """End, because the program does; for the portal."""
-        await self._server.close(grace=0)
+        await self._server.close(grace=grace)
+        self._seat.vacate()
 
     def __enter__(self) -> Self:
         self.start()

@@ -14,6 +14,8 @@ except ModuleNotFoundError as missing:
     if (missing.name or "").partition(".")[0] not in ("rich", "typer"):
         raise
     run_app = None  # type: ignore[assignment]  # said by `main`
+except KeyboardInterrupt:  # it takes a while, and whoever ends it wants no traceback
+    raise SystemExit(130) from None
 
 __all__ = ["main"]
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import typer
 
 from . import asking, doctoring, helping, looking, measuring, serving, tapping, topics
 from .command import quiet
+from .ending import INTERRUPTED, UNREAD, Misuse, explain
+from .output import Output, escape
 
 __all__ = ["app", "run_app"]
 
@@ -44,18 +48,67 @@ for _name, _command in _COMMANDS.items():
     app.command(_name)(_command)
 
 
+_UsageError: Any = typer.BadParameter.__base__  # typer has no public name for it
+
+
 def run_app(argv: Sequence[str]) -> int:
     """Run a command; return its exit code."""
-    quiet()
-    _occupy_standard_descriptors()
-    for file in (sys.stdout, sys.stderr):
-        if isinstance(file, io.TextIOWrapper):
-            file.reconfigure(errors="backslashreplace")  # in a locale without these characters
     try:
-        app(list(argv), prog_name="interphone")
+        quiet()
+        _occupy_standard_descriptors()
+        for file in (sys.stdout, sys.stderr):
+            if isinstance(file, io.TextIOWrapper):
+                file.reconfigure(errors="backslashreplace")  # in a locale without these characters
+        return _run(argv)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except OSError as exc:
+        if exc.errno == errno.EPIPE:
+            return _nobody_reads()
+        if exc.errno != errno.ENOSPC:
+            raise
+        _write_nowhere()
+        return explain(Misuse(f"cannot write the output: {exc.strerror}"), _output(argv))
+
+
+def _run(argv: Sequence[str]) -> int:
+    try:
+        return app(list(argv), prog_name="interphone", standalone_mode=False) or 0
+    except _UsageError as exc:
+        if not argv:
+            exc.show()  # it is the help
+            return int(exc.exit_code)
+        return explain(_misuse(exc), _output(argv))
     except SystemExit as exc:
+        if isinstance(exc.__context__, BrokenPipeError):
+            raise exc.__context__ from None
         return exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
-    return 0
+
+
+def _misuse(error: Any) -> Misuse:
+    """What typer says of it, as our errors are said."""
+    what = escape(error.format_message()).rstrip(".")
+    command = "interphone" if error.ctx is None else error.ctx.command_path
+    return Misuse(f"{what[:1].lower()}{what[1:]}: see '{command} --help'")
+
+
+def _output(argv: Sequence[str]) -> Output:
+    """The output of a command whose options could not be read, or are forgotten."""
+    options = argv[: argv.index("--")] if "--" in argv else argv
+    return Output(json="--json" in options)
+
+
+def _nobody_reads() -> int:
+    """stdout is closed: end without a word."""
+    _write_nowhere()
+    return UNREAD
+
+
+def _write_nowhere() -> None:
+    """What is flushed at exit would fail again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _occupy_standard_descriptors() -> None:

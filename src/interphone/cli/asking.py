@@ -50,7 +50,7 @@ def call(
 async def _call(
     target: Target, out: Output, method: str, params: list[Any], named: dict[str, Any]
 ) -> None:
-    async with target.client() as client, Waiting(out, escape(method)) as waiting:
+    async with target.reached(out) as client, Waiting(out, escape(method)) as waiting:
         require_interphone(client, "call")
         result = await client.call(
             method, *params, named=named, timeout=target.timeout, on_progress=waiting.show
@@ -65,7 +65,7 @@ def request(target: Target, out: Output, value: Value) -> Coroutine[Any, Any, No
 
 
 async def _request(target: Target, out: Output, value: Any) -> None:
-    async with target.client() as client, Waiting(out, "request"):
+    async with target.reached(out) as client, Waiting(out, "request"):
         answer = await client.request(value, timeout=target.timeout)
     out.record(answer, value_text(answer))
 
@@ -77,7 +77,7 @@ def send(target: Target, out: Output, value: Value) -> Coroutine[Any, Any, None]
 
 
 async def _send(target: Target, out: Output, value: Any) -> None:
-    async with target.client() as client:
+    async with target.reached(out) as client:
         await client.send(value, timeout=target.timeout)
     if out.json:
         out.record({"sent": True})
@@ -120,7 +120,7 @@ async def _stream(
     items: str | None,
     count: int | None,
 ) -> None:
-    async with target.client() as client:
+    async with target.reached(out) as client:
         require_interphone(client, "stream")
         given = None if items is None else _items(items)
         async with client.stream(method, *params, named=named, items=given) as pieces:

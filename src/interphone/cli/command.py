@@ -6,12 +6,10 @@ run. Whatever it raises becomes a sentence and an exit code.
 
 from __future__ import annotations
 
-import errno
 import functools
 import inspect
 import logging
 import os
-import sys
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
@@ -39,8 +37,6 @@ __all__ = [
     "perform",
     "quiet",
 ]
-
-BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell would say
 
 ADDRESS_HELP = "A name, a path, or tcp://host:port."
 
@@ -182,30 +178,8 @@ def perform(
         return run(begin()) or 0
     except KeyboardInterrupt:
         return out.code if endless else INTERRUPTED
-    except OSError as exc:
-        if exc.errno == errno.EPIPE and not isinstance(exc, InterphoneError):
-            return _nobody_reads()
-        if isinstance(exc, InterphoneError):
-            return explain(exc, out, where)
-        if exc.errno == errno.ENOSPC:
-            _write_nowhere()
-            return explain(Misuse(f"cannot write the output: {exc.strerror}"), out)
-        raise
     except (InterphoneError, Misuse) as exc:
         return explain(exc, out, where)
-
-
-def _nobody_reads() -> int:
-    """stdout is closed: end without a word."""
-    _write_nowhere()
-    return BROKEN_PIPE
-
-
-def _write_nowhere() -> None:
-    """What is flushed at exit would fail again."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 def finish(code: int) -> None:

@@ -31,6 +31,7 @@ from ..transports.places import (
     look_at_directory,
     restrict,
     sockets_in,
+    strangers_in,
 )
 from ..version import __version__
 from .command import ADDRESS_HELP, Isdk, Json, NetIpc, complete_address, finish, perform
@@ -120,6 +121,8 @@ async def _findings(address: Address | None, *, fix: bool) -> AsyncIterator[Find
         for path in sockets_in(directory):
             async for finding in _at_path(UnixAddress(path, private=True), fix=fix):
                 yield finding
+        for place in strangers_in(directory):
+            yield _stranger_finding(place)
         for finding in _other_directories():
             yield finding
     elif isinstance(address, UnixAddress):
@@ -135,9 +138,12 @@ async def _findings(address: Address | None, *, fix: bool) -> AsyncIterator[Find
 def _path_findings(address: UnixAddress, *, fix: bool) -> Iterator[Finding]:
     size = len(os.fsencode(address.path))
     yield Finding("path", "fine", f"{address.path}, {size} of at most {path_limit()} bytes")
-    directory = look_at_directory(os.path.dirname(address.path))
+    directory = look_at_directory(os.path.dirname(address.path), linked=not address.private)
     if address.private:
         yield _directory_finding(directory, fix=fix)
+    elif directory.state == "other":
+        remedy = "no socket can be in it: give another path"
+        yield Finding("directory", "wrong", f"{directory.path} is no directory", remedy)
     elif directory.state == "missing":
         yield Finding(
             "directory",
@@ -187,7 +193,7 @@ def _socket_finding(address: UnixAddress, place: Place, *, fix: bool) -> Finding
         return Finding("socket", "note", f"nothing is at {path}: no server was started there")
     if place.state == "other":
         remedy = "a server will not touch it: remove it yourself, or give another path"
-        return Finding("socket", "wrong", f"{path} is a file, and no socket", remedy)
+        return Finding("socket", "wrong", f"{path} is {place.what}, and no socket", remedy)
     mode = f"mode {place.mode:04o}"
     if place.listener == "alive":
         who = place.credentials
@@ -197,6 +203,19 @@ def _socket_finding(address: UnixAddress, place: Place, *, fix: bool) -> Finding
     if place.listener == "unknown":
         return Finding("socket", "wrong", f"{path} cannot be connected to, {mode}")
     return _dead(address, place, fix=fix)
+
+
+def _stranger_finding(place: Place) -> Finding:
+    """About what is among our sockets, and no server has made."""
+    path, what = place.path, f"{place.path} is {place.what}"
+    if place.state == "socket":
+        what = f"{what} of another user"
+    for ending, meant in ((".sock", "socket"), (".sock.lock", "lock")):
+        if path.endswith(ending):
+            name = os.path.basename(path).removesuffix(ending)
+            remedy = f"no server starts as {name} until it is removed; that is for you to decide"
+            return Finding(meant, "wrong", f"{what}, and no {meant} of yours", remedy)
+    return Finding("directory", "note", f"{what} that no server has made; it is in nobody's way")
 
 
 def _dead(address: UnixAddress, place: Place, *, fix: bool) -> Finding:

@@ -30,12 +30,14 @@ __all__ = [
     "INTERRUPTED",
     "TIMED_OUT",
     "UNREACHABLE",
+    "UNREAD",
     "USAGE",
     "Misuse",
     "explain",
 ]
 
-ANSWERED, FAILED, USAGE, UNREACHABLE, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 130
+ANSWERED, FAILED, USAGE, UNREACHABLE, TIMED_OUT = 0, 1, 2, 3, 4
+INTERRUPTED, UNREAD = 130, 141  # 128 + SIGINT, 128 + SIGPIPE, as a shell would say
 
 CODES = {
     ANSWERED: "answered, or done; also what runs until Ctrl-C: sub, ping, bench, tap, serve",
@@ -44,6 +46,7 @@ CODES = {
     UNREACHABLE: "no connection: nobody is there, refused, or lost",
     TIMED_OUT: "no answer in time",
     INTERRUPTED: "interrupted with Ctrl-C before there was an answer",
+    UNREAD: "nobody read the output any more",
 }
 
 

@@ -147,7 +147,7 @@ async def _ask_who(server: Listed) -> None:
 @connecting()
 async def info(target: Target, out: Output) -> None:
     """Tell who a server is, and how it is doing."""
-    async with target.client() as client:
+    async with target.reached(out) as client:
         record, facts = await _facts_of(client, target)
     if out.json:
         out.record(record)
@@ -212,7 +212,7 @@ async def describe(
     ] = None,
 ) -> None:
     """Print the methods of a server, its errors and topics."""
-    async with target.client() as client:
+    async with target.reached(out) as client:
         require_interphone(client, "describe")
         described = await client.call("$describe", returns=Description, timeout=target.timeout)
     if method is None:

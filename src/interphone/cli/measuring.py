@@ -41,7 +41,7 @@ async def ping(
     The library at the other end answers; its handlers may be busy.
     """
     timings, sent = Timings(), 0
-    async with target.client() as client:
+    async with target.reached(out) as client:
         try:
             while sent != count:
                 if sent:
@@ -137,7 +137,7 @@ def _pinging(target: Target) -> Ask:
 async def _bench(
     target: Target, out: Output, ask: Ask, seconds: float, at_once: int, *, calls: bool
 ) -> int:
-    async with target.client() as client:
+    async with target.reached(out) as client:
         if calls:
             require_interphone(client, "bench METHOD")
         await ask(client)  # an error is found here, and not counted

@@ -94,7 +94,7 @@ def tap(
 
 
 async def _tap(target: Target, out: Output, wanted: dict[str, Any], count: int | None) -> int:
-    async with target.client() as client, AsyncExitStack() as stack:
+    async with target.reached(out) as client, AsyncExitStack() as stack:
         require_interphone(client, "tap")
         sightings = await stack.enter_async_context(
             client.stream("$tap", named=wanted, of=Sighting)

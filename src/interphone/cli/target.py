@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from ..address import Address, isdk_path, net_ipc_path, resolve, tcp_address
@@ -11,7 +13,8 @@ from ..client import Client
 from ..errors import Unsupported
 from ..protocol.session import Session
 from .ending import Misuse
-from .output import escape
+from .output import Output, escape
+from .waiting import Waiting
 
 __all__ = ["Target", "address_of", "kind_of", "require_interphone"]
 
@@ -37,15 +40,24 @@ class Target(NamedTuple):
     classic: bool = False
     payload: Any = None
 
-    def client(self) -> Client:
-        """A client of it: it tries once, or as long as `wait` says and again when it is lost."""
-        return Client(
+    @asynccontextmanager
+    async def reached(self, out: Output) -> AsyncIterator[Client]:
+        """A connected client: it tries once, or as long as `wait` and again when it is lost."""
+        client = Client(
             self.address,
             payload=self.payload,
             connect_timeout=self.timeout if self.wait is None else self.wait,
             backoff=None if self.wait is None else Backoff(initial=0.05, cap=1.0),
             dialect="classic" if self.classic else "native",
         )
+        async with Waiting(out, f"waiting for {escape(self.name)}"):
+            await client.connect()
+        try:
+            yield client
+        except BaseException:
+            await client.close(grace=0)
+            raise
+        await client.close()
 
 
 def address_of(name: str, *, isdk: bool = False, net_ipc: bool = False) -> Address:

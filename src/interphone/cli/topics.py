@@ -57,7 +57,7 @@ async def sub(
     if group is not None and not group.isprintable():
         raise Misuse(f"{escape(group)!r} is no name for a group")
     heard = 0
-    async with target.client() as client:
+    async with target.reached(out) as client:
         subscription = client.subscribe(*patterns, group=group, gaps=True)
         try:
             async with asyncio.timeout(for_seconds), subscription as items:
@@ -139,7 +139,7 @@ async def _pub(
     delivered: bool,
 ) -> None:
     ack: Literal["queued", "delivered"] = "delivered" if delivered else "queued"
-    async with target.client() as client:
+    async with target.reached(out) as client:
         async for value in values:
             receipt = await client.publish(
                 topic, value, retain=retain, ack=ack, timeout=target.timeout

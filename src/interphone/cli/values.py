@@ -78,7 +78,8 @@ def _parsed(text: str, where: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except RecursionError:
-        raise Misuse(f"{where[:40]}... nests too deeply") from None
+        what = where if len(where) <= 40 else f"{where[:40]}..."
+        raise Misuse(f"{what} nests too deeply: 64 levels are the most") from None
     except (msgspec.DecodeError, UnicodeEncodeError) as exc:
         if text.lstrip()[:1] in ("{", "[", '"'):  # a slip rather than a text
             raise Misuse(f"{where} is no JSON: {exc}") from None

@@ -16,7 +16,16 @@ from ...address import UnixAddress
 from ...errors import Unsupported
 from .. import Credentials
 
-__all__ = ["Directory", "Place", "clear", "look_at", "look_at_directory", "restrict", "sockets_in"]
+__all__ = [
+    "Directory",
+    "Place",
+    "clear",
+    "look_at",
+    "look_at_directory",
+    "restrict",
+    "sockets_in",
+    "strangers_in",
+]
 
 
 class Directory(msgspec.Struct, frozen=True):
@@ -41,6 +50,7 @@ class Place(msgspec.Struct, frozen=True):
     Attributes:
         path: Where.
         state: "missing", "socket" or "other".
+        what: What it is, in words: "a socket", "a directory".
         ours: Whether it belongs to this user.
         mode: Its permissions.
         since: When it was made, in seconds since 1970.
@@ -61,15 +71,16 @@ class Place(msgspec.Struct, frozen=True):
     credentials: Credentials | None = None
     lock: Literal["missing", "held", "free", "strange"] = "missing"
     lock_pid: int | None = None
+    what: str = "nothing"
 
 
-def look_at_directory(path: str) -> Directory:
-    """Tell what is there."""
+def look_at_directory(path: str, *, linked: bool = False) -> Directory:
+    """Tell what is there; a link to a directory is one if it may be `linked`."""
     if sys.platform == "win32":
         raise _unsupported()
     from . import unix
 
-    return unix.look_at_directory(path)
+    return unix.look_at_directory(path, linked=linked)
 
 
 def look_at(path: str) -> Place:
@@ -88,6 +99,15 @@ def sockets_in(directory: str) -> list[str]:
     from . import unix
 
     return unix.sockets_in(directory)
+
+
+def strangers_in(directory: str) -> list[Place]:
+    """Return what else is in a directory of sockets: no socket of this user, and no lock's file."""
+    if sys.platform == "win32":
+        raise _unsupported()
+    from . import unix
+
+    return unix.strangers_in(directory)
 
 
 def clear(address: UnixAddress) -> bool:

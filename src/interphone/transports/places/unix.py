@@ -21,16 +21,24 @@ if sys.platform != "win32":
 
 assert sys.platform != "win32"
 
-__all__ = ["clear", "look_at", "look_at_directory", "restrict", "sockets_in"]
+__all__ = ["clear", "look_at", "look_at_directory", "restrict", "sockets_in", "strangers_in"]
 
 PRIVATE = 0o700
 MAX_PID = 20  # bytes that a lock holds at most
 
+KINDS = {
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a link",
+    stat.S_IFIFO: "a FIFO",
+}
 
-def look_at_directory(path: str) -> Directory:
+
+def look_at_directory(path: str, *, linked: bool = False) -> Directory:
     """See `places.look_at_directory`."""
     try:
-        found = os.lstat(path)
+        found = os.stat(path) if linked else os.lstat(path)
     except OSError:
         return Directory(path, "missing")
     state: Literal["directory", "other"] = "directory" if stat.S_ISDIR(found.st_mode) else "other"
@@ -45,23 +53,39 @@ def look_at(path: str) -> Place:
         lock, pid = _look_at_lock(path)
         return Place(path, "missing", lock=lock, lock_pid=pid)
     facts = (_own(found), stat.S_IMODE(found.st_mode), found.st_mtime)
+    what = KINDS.get(stat.S_IFMT(found.st_mode), "a device")
     if not stat.S_ISSOCK(found.st_mode):
-        return Place(path, "other", *facts)
+        return Place(path, "other", *facts, what=what)
     listener, credentials = _probe(path)
     lock, pid = _look_at_lock(path, alive=listener == "alive")
-    return Place(path, "socket", *facts, listener, credentials, lock, pid)
+    return Place(path, "socket", *facts, listener, credentials, lock, pid, what)
 
 
 def sockets_in(directory: str) -> list[str]:
     """See `places.sockets_in`."""
+    return [path for path, status in _entries(directory) if _own_socket(status)]
+
+
+def strangers_in(directory: str) -> list[Place]:
+    """See `places.strangers_in`."""
+    return [
+        look_at(path)
+        for path, status in _entries(directory)
+        if not _own_socket(status) and not (path.endswith(".lock") and stat.S_ISREG(status.st_mode))
+    ]
+
+
+def _entries(directory: str) -> list[tuple[str, os.stat_result]]:
     found = []
     with suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
             with suppress(FileNotFoundError):  # it has gone meanwhile
-                status = entry.stat(follow_symlinks=False)
-                if stat.S_ISSOCK(status.st_mode) and _own(status):
-                    found.append(entry.path)
+                found.append((entry.path, entry.stat(follow_symlinks=False)))
     return sorted(found)
+
+
+def _own_socket(status: os.stat_result) -> bool:
+    return stat.S_ISSOCK(status.st_mode) and _own(status)
 
 
 def clear(address: UnixAddress) -> bool:
@@ -108,7 +132,7 @@ def _look_at_lock(
     """Tell about the lock beside a path; of a server that is alive it is not tried."""
     try:
         fd = os.open(f"{path}.lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return "missing", None
     except OSError:
         return "strange", None
