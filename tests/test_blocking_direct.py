@@ -903,6 +903,32 @@ def test_a_client_with_a_host_is_direct_until_it_has_a_handler(server, address):
 
 
 # What an interrupt finds half made, such as a socket, is left to the garbage collector.
+@pytest.mark.parametrize("end", ["close", "abort"])
+@pytest.mark.parametrize("verb", ["call", "send"])
+def test_a_signal_handler_may_end_a_client_that_is_writing(server, address, monkeypatch, verb, end):
+    left, send = Inbox(), UnixSocket.send
+    server.on_disconnect(left.put)
+    ask = {"call": lambda: client.call("add", 1, 2, timeout=None), "send": lambda: client.send(1)}
+
+    def interrupted(sock: UnixSocket, data: bytes) -> int:
+        monkeypatch.setattr(UnixSocket, "send", send)
+        signal.raise_signal(signal.SIGUSR1)
+        return sock.send(data)
+
+    client = Client(address).connect()
+    before = signal.signal(signal.SIGUSR1, lambda *_: getattr(client, end)("enough"))
+    monkeypatch.setattr(UnixSocket, "send", interrupted)
+    try:
+        with contextlib.suppress(ConnectionClosed):
+            ask[verb]()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert left.next()[1] == "enough"
+    assert client.status is Status.IDLE
+    with pytest.raises(ConnectionClosed, match="enough"):
+        client.ping()
+
+
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such timers here")
 def test_an_interrupt_at_any_moment_leaves_a_usable_client(server, address):

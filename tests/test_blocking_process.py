@@ -40,10 +40,12 @@ def server(address: str) -> Iterator[Server]:
 
 # asyncio's debug mode looks at a file for every frame of a stack, which takes long under Wine.
 DEV = [] if sys.platform == "win32" else ["-X", "dev"]
+# In development mode asyncio says when a machine is slow, as a warning.
+QUIET = "import logging; logging.getLogger('asyncio').setLevel(logging.ERROR)\n"
 
 
 def command(source: str) -> list[str]:
-    return [sys.executable, *DEV, "-W", "error", "-c", textwrap.dedent(source)]
+    return [sys.executable, *DEV, "-W", "error", "-c", QUIET + textwrap.dedent(source)]
 
 
 def run(source: str, *arguments: str) -> str:
@@ -69,6 +71,13 @@ def program(source: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.communicate()
+
+
+def wait_until_asked(server: Server, process: subprocess.Popen[str]) -> None:
+    """Wait until the program's call has come to its handler."""
+    (peer,) = server.peers.values()
+    while not peer.inflight:
+        assert process.poll() is None
 
 
 # What it imports
@@ -139,9 +148,7 @@ def test_ctrl_c_interrupts_a_wait(server, address, waiting):
         assert process.stdout is not None
         assert process.stdout.readline() == "waiting\n"
         if waiting in ("direct", "portal"):
-            (peer,) = server.peers.values()
-            while not peer.inflight:
-                assert process.poll() is None
+            wait_until_asked(server, process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=TIMEOUT)
         assert (out, err, process.returncode) == ("interrupted\n", "", 0)
@@ -260,9 +267,7 @@ def test_a_signal_handler_cannot_wait_for_the_thread_it_interrupts(server, addre
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "asking\n"
-        (peer,) = server.peers.values()
-        while not peer.inflight:
-            assert process.poll() is None
+        wait_until_asked(server, process)
         process.send_signal(signal.SIGUSR1)
         told = [process.stdout.readline() for _ in range(7)]
         gate.open()
@@ -294,9 +299,7 @@ def test_a_signal_handler_may_end_the_client_it_interrupts(server, address, end)
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "asking\n"
-        (peer,) = server.peers.values()
-        while not peer.inflight:
-            assert process.poll() is None
+        wait_until_asked(server, process)
         process.send_signal(signal.SIGUSR1)
         out, err = process.communicate(timeout=TIMEOUT)
     assert (out, err, process.returncode) == ("enough\n", "", 0)
@@ -506,12 +509,15 @@ def test_hooks_hear_of_the_end(server, address):
         import sys
         from interphone.blocking import Client, Server
 
+        def say(line):
+            sys.stdout.write(f"{line}\\n")  # in one piece: others say something, too
+
         own = Server(sys.argv[1] + "2")
-        own.on_disconnect(lambda peer, reason: print("disconnected"))
-        own.on_close(lambda: print("server closed"))
+        own.on_disconnect(lambda peer, reason: say("disconnected"))
+        own.on_close(lambda: say("server closed"))
         own.start()
         client = Client(sys.argv[1])
-        client.on_close(lambda reason: print("client closed"))
+        client.on_close(lambda reason: say("client closed"))
         client.connect()
         other = Client(own.address).connect()
         other.ping()

@@ -23,7 +23,7 @@ from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, overload
 from .errors import InterphoneError
 from .hooks import Hook
 from .host import Poll
-from .workers import Workers
+from .workers import Workers, holdable
 
 __all__ = [
     "PASS",
@@ -150,10 +150,8 @@ class Tasks:
         def run() -> None:
             try:
                 result = context.run(function)
-            except StopIteration:  # a Future cannot hold it
-                tell(_fail, RuntimeError("the handler raised StopIteration"))
             except BaseException as exc:
-                tell(_fail, exc)
+                tell(_fail, holdable(exc))
             else:
                 tell(_settle, result)
 

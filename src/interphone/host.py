@@ -26,6 +26,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from .errors import ForkedError, Overloaded, WrongThread
+from .workers import holdable
 
 __all__ = ["HostBusy", "Poll", "poll_from_blender", "poll_from_qt", "poll_from_tk"]
 
@@ -216,20 +217,12 @@ class _Job:
         try:
             result = self._call()
         except Exception as exc:
-            self._settled(None, _holdable(exc))
+            self._settled(None, holdable(exc))
         except BaseException as exc:  # it is the host's, but the asker must not wait for ever
             self._settled(None, RuntimeError(f"the handler was ended by {type(exc).__name__}"))
             raise
         else:
             self._settled(result, None)
-
-
-def _holdable(error: Exception) -> Exception:
-    if isinstance(error, StopIteration):  # a Future cannot hold it
-        held = RuntimeError("the handler raised StopIteration")
-        held.__cause__ = error
-        return held
-    return error
 
 
 def _settle(done: asyncio.Future[Any], result: object, error: Exception | None) -> None:

@@ -23,13 +23,23 @@ from weakref import WeakSet
 
 from .exit import at_exit
 
-__all__ = ["MAX_WORKERS", "Workers"]
+__all__ = ["MAX_WORKERS", "Workers", "holdable"]
 
 logger = logging.getLogger("interphone")
 
 R = TypeVar("R")
+ErrorT = TypeVar("ErrorT", bound=BaseException)
 
 MAX_WORKERS = 32
+
+
+def holdable(error: ErrorT) -> ErrorT | RuntimeError:
+    """What a Future can hold instead of an error: all but `StopIteration`."""
+    if isinstance(error, StopIteration):
+        held = RuntimeError("the handler raised StopIteration")
+        held.__cause__ = error
+        return held
+    return error
 
 
 class Workers:
@@ -133,19 +143,11 @@ class _Job:
         try:
             result = self._call()
         except BaseException as exc:
-            self.future.set_exception(_holdable(exc))
+            self.future.set_exception(holdable(exc))
         else:
             self.future.set_result(result)
         finally:
             _running.discard(self)
-
-
-def _holdable(error: BaseException) -> BaseException:
-    if isinstance(error, StopIteration):  # a Future cannot hold it
-        held = RuntimeError("the handler raised StopIteration")
-        held.__cause__ = error
-        return held
-    return error
 
 
 def _work(jobs: SimpleQueue[_Job | None], idle: threading.Semaphore) -> None:

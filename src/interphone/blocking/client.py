@@ -144,11 +144,12 @@ class Client:
             raise LocalProtocolError(NESTED)
 
     def _moved(self) -> Far:
+        direct = self._driver
+        if not isinstance(direct, Direct):
+            return direct
+        direct.check_process()  # first: a thread of the parent may have been about to import
         from .far import Far
 
-        direct = self._driver
-        if isinstance(direct, Far):
-            return direct
         moving = direct.move()
         far = Far(self._settings, self._tls, self._host, moving.payload, self.error, self._options)
         try:

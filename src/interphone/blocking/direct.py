@@ -280,7 +280,7 @@ class Direct:
             RequestTimeout: None came back in time; nothing was sent.
             ConnectionLost: There is none, and none will come.
         """
-        self._check_process()
+        self.check_process()
         if timeout is None:
             with self._connecting:
                 return self._restored(None), None
@@ -299,7 +299,8 @@ class Direct:
             raise RequestTimeout(timeout, delivery="not_sent")
         return link, left
 
-    def _check_process(self) -> None:
+    def check_process(self) -> None:
+        """Raise `ForkedError` if it belongs to the parent of this process."""
         if self.status is not Status.IDLE and os.getpid() != self._pid:
             raise ForkedError(FORKED)  # a thread of the parent may hold the lock for ever
 
@@ -438,7 +439,7 @@ class Direct:
         Raises:
             ForkedError: It belongs to the parent of this process.
         """
-        self._check_process()
+        self.check_process()
         self._check_nesting()
         with self._connecting:
             link = self._link

@@ -52,6 +52,7 @@ __all__ = ["Link", "MovedError", "Ticket"]
 _OPEN, _CLOSED = State.OPEN, State.CLOSED  # hot path: a member costs 100 ns on Python 3.11
 
 SLICE = 1.0  # seconds of one wait; what was missed is seen then
+BRIEFLY = 0.1  # seconds after which it is likely that who holds the lock cannot go on
 
 
 class MovedError(Exception):
@@ -159,6 +160,7 @@ class Link:
         self._wanted = False  # somebody takes the connection away from its reader
         self._handed_over = False
         self._left: SimpleQueue[None] = SimpleQueue()  # a reader has left
+        self._unwanted: ConnectionClosed | None = None  # as a signal handler says
         self._opened: Welcome | None = None
         self._react = Reactions(
             hello=_ignored,
@@ -257,6 +259,9 @@ class Link:
         with self._lock:
             self._guarded(self._put_message, payload)
         self._flush(None)
+        if self._unwanted is not None:
+            with self._lock:
+                self._heed()
         if self._cut:
             raise ConnectionLost(self.session.error, delivery="maybe_sent")
 
@@ -339,6 +344,8 @@ class Link:
 
     def _take_place(self, ticket: Ticket) -> bool:
         """Become the one who reads, or one of those who sleep; return whether it reads."""
+        if self._unwanted is not None:
+            self._heed()
         if not (self._wanted or self._handed_over) and self._may_read():
             self._reader, ticket.left = ticket, False
             return True
@@ -550,17 +557,23 @@ class Link:
                 self._lose(self.session.error or ConnectionClosed(reason))
 
     def break_off(self, reason: object) -> None:
-        """End it now, and wait for nobody: this may have interrupted who holds the lock."""
-        if not self._lock.acquire(blocking=False):
-            self._socket.stop()
-            return
-        try:
-            if not self._handed_over:
-                self.session.say_goodbye(reason)
-                self._write()
-                self._lose(self.session.error or ConnectionClosed(reason))
-        finally:
-            self._lock.release()
+        """End it for a signal handler, which may have interrupted the thread with the lock."""
+        self._unwanted = ConnectionClosed(reason)
+        if self._lock.acquire(timeout=BRIEFLY):
+            try:
+                self._heed()
+            finally:
+                self._lock.release()
+        else:
+            self._wanted = True  # who reads leaves, and who comes to wait heeds it
+
+    def _heed(self) -> None:
+        """End it if a signal handler wants that."""
+        error, self._unwanted = self._unwanted, None
+        if error is not None and not self._handed_over:
+            self.session.say_goodbye(error.reason)
+            self._write()
+            self._lose(self.session.error or error)
 
     def drop(self) -> None:
         """Give the descriptor back, which belongs to the parent process."""
