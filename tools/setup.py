@@ -202,11 +202,11 @@ def test_windows(*arguments: str) -> None:
         return
     make_windows()
     pytest_quietly = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    started = [
-        start_wine_python(version, [*pytest_quietly, *(arguments or shlex.split(what))])
-        for version, what in WINE_RUNS.items()
-    ]
     try:
+        started = [
+            start_wine_python(version, [*pytest_quietly, *(arguments or shlex.split(what))])
+            for version, what in WINE_RUNS.items()
+        ]
         counts = [show_wine_python(each) for each in started]
     finally:
         for version in WINE_RUNS:
