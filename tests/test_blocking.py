@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import threading
@@ -372,12 +373,14 @@ def test_an_interrupted_iteration_goes_on_where_it_was(server, address, interrup
 
 
 @posix
-def test_what_came_although_the_waiting_was_interrupted_is_kept(interrupt_soon):
+@pytest.mark.usefixtures("interrupt_soon")
+def test_what_came_although_the_waiting_was_interrupted_is_kept():
     class Anybody:
         async def abandon(self) -> None:
             pass
 
     async def stubborn() -> int:
+        os.kill(os.getpid(), signal.SIGALRM)  # not before it has begun
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -388,7 +391,6 @@ def test_what_came_although_the_waiting_was_interrupted_is_kept(interrupt_soon):
     portal = enter(user)
     try:
         with pytest.raises(Interrupted):
-            interrupt_soon()
             portal.run(stubborn, late=kept.append)
     finally:
         leave(user)
