@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from time import monotonic, perf_counter
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
@@ -484,7 +485,8 @@ _connected: WeakValueDictionary[int, Direct] = WeakValueDictionary()  # at some 
 def _exit(until: float) -> None:
     for direct in [ref() for ref in _connected.valuerefs()]:
         if direct is not None:
-            direct.leave(until)
+            with suppress(InterphoneError):  # the others are to say goodbye all the same
+                direct.leave(until)
 
 
 at_exit("clients", _exit)
