@@ -24,7 +24,8 @@ def test_interphone_peer_that_falls_silent_is_given_up(run, address):
             assert await raw.packet() == {"t": 4, "n": "heartbeat"}
             raw.write({"t": 5, "n": "heartbeat"})
             assert await raw.packet() == {"t": 4, "n": "heartbeat"}
-            end = await raw.packet()
+            while (end := await raw.packet())["t"] == 4:
+                pass  # on a busy machine our answer came after the second question
             assert (end["t"], end["e"]) == (6, {"code": "silent"})
             await until(lambda: reasons)
             assert "no sign of life" in errors[0]

@@ -979,6 +979,11 @@ def test_binding_agrees_with_python(
         fits(value, parameters[name].annotation) for name, value in python.items()
     ):
         python = None
+    # Other than a call, `bind` of Python 3.13.2 takes some of these by their names.
+    if any(
+        each.kind is each.POSITIONAL_ONLY and each.name in named for each in parameters.values()
+    ):
+        python = None
 
     try:
         args, kwargs = bound(take, *params, named=named or None, codec=codec)

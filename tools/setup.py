@@ -54,6 +54,7 @@ OTHERS_SUITE = [
     "tests/protocol",
     "tests/transports",
     "tests/test_address.py",
+    "tests/test_awake.py",
     "tests/test_blocking.py",
     "tests/test_blocking_direct.py",
     "tests/test_blocking_process.py",
@@ -69,6 +70,7 @@ OTHERS_SUITE = [
     "tests/test_run.py",
     "tests/test_server.py",
     "tests/test_subscription.py",
+    "tests/test_workers.py",
 ]
 
 # What runs once more on the compiled modules: what a message may meet, with Node, too.
