@@ -745,17 +745,14 @@ def test_a_child_forked_while_a_handler_runs_ends_at_once(address):
     assert told == "3\n7\n"
 
 
-@pytest.mark.parametrize("far", [False, True])
-def test_a_client_may_ask_while_the_program_ends(server, address, far):
+def test_a_client_may_ask_while_the_program_ends(server, address):
     told = run(
-        f"""
+        """
         import atexit, sys
         from interphone.blocking import Client
 
         def last():
             with Client(sys.argv[1]) as client:
-                if {far}:
-                    client.on_message(print)
                 print(client.call("add", 1, 2))
 
         atexit.register(last)
@@ -763,6 +760,30 @@ def test_a_client_may_ask_while_the_program_ends(server, address, far):
         address,
     )
     assert told == "3\n"
+
+
+def test_a_client_begins_to_listen_while_the_program_ends_or_goes_on_without(server, address):
+    told = run(
+        """
+        import atexit, sys
+        from interphone import LocalProtocolError
+        from interphone.blocking import Client
+
+        def last():
+            with Client(sys.argv[1]) as client:
+                try:
+                    client.on_message(print)
+                except LocalProtocolError as exc:  # Python 3.12
+                    print(exc)
+                print(client.call("add", 1, 2))
+
+        atexit.register(last)
+        """,
+        address,
+    )
+    *why_not, total = told.splitlines()
+    assert total == "3"
+    assert all(line.startswith("the background loop cannot begin: can't ") for line in why_not)
 
 
 def test_a_waiting_daemon_thread_does_not_hold_up_the_end(server, address):

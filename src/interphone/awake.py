@@ -35,7 +35,7 @@ SPAN = 80e-6  # seconds that one stays awake after a message
 LONG_SPAN = 400e-6  # the same for latency="low"
 QUICK = 300e-6  # seconds between two messages that come in quick succession
 ENOUGH = 8  # of them in a row, and it begins
-TAKEN = 20e-6  # seconds an offered core is gone, and somebody else has worked on it
+TAKEN = 200e-6  # seconds an offered core is gone, and somebody computes on it
 IN_VAIN = 3  # times that nothing came before there is a rest
 REST = 0.01, 1.0  # seconds of a rest: at first, and at most
 PROVEN = 100  # times that it paid since the last rest, and the next one is short again

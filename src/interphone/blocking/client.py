@@ -150,8 +150,14 @@ class Client:
         direct.check_process()  # first: a thread of the parent may have been about to import
         from .far import Far
 
-        moving = direct.move()
-        far = Far(self._settings, self._tls, self._host, moving.payload, self.error, self._options)
+        far = Far(self._settings, self._tls, self._host, direct.payload, self.error, self._options)
+        if direct.status is not Status.IDLE:
+            far.seat.take(far)  # before anything is moved: there may be no thread for it
+        try:
+            moving = direct.move()
+        except BaseException:
+            far.seat.leave(far)
+            raise
         try:
             far.adopt(moving)
         finally:

@@ -99,6 +99,7 @@ class Far:
             self.seat.take(self)
             self.seat.call(self._adopt, moving)
         else:
+            self.seat.leave(self)
             self.client.ended_by(moving.end)
 
     def _adopt(self, moving: Moving) -> None:
