@@ -264,7 +264,10 @@ def test_unknown_latency_is_refused(of: Any) -> None:
 
 @CAN_OFFER
 @pytest.mark.parametrize("latency", ["low", "balanced", "idle"])
-def test_messages_keep_both_ends_awake_as_long_as_they_come(run, address, latency):
+def test_messages_keep_both_ends_awake_as_long_as_they_come(run, address, latency, monkeypatch):
+    offers = []
+    monkeypatch.setattr(os, "sched_yield", lambda: offers.append(1))
+
     async def main() -> None:
         server = Server(address, latency=latency)
         server.on_request(on="inline")(lambda peer, data: data)
@@ -272,11 +275,11 @@ def test_messages_keep_both_ends_awake_as_long_as_they_come(run, address, latenc
             assert [await client.request(number) for number in range(50)] == [*range(50)]
             awake = awake_on(asyncio.get_running_loop(), latency)
             assert (awake is None) == (latency == "idle")
-            if latency == "low":
-                assert awake.turning
             await until(lambda: awake is None or not awake.turning)  # it ends by itself
 
     run(main())
+    if latency != "balanced":  # which depends on how quick this machine is
+        assert bool(offers) == (latency == "low")
 
 
 @CAN_OFFER
