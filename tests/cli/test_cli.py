@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from interphone import Client, InterphoneError, Refuse, Server
+from interphone import AddressError, Client, InterphoneError, Refuse, Server
 from interphone.cli import main
 from interphone.cli.ending import CODES
 from interphone.cli.helping import PEERS
@@ -365,6 +365,19 @@ def test_list_says_when_there_is_nothing(tmp_path, capsys, monkeypatch):
 
     assert main(["list"]) == 0
     assert capsys.readouterr() == ("", "nothing listens here\n")
+
+
+@pytest.mark.parametrize(("command", "code"), [("list", 2), ("doctor", 0)])
+def test_where_pipes_lie_in_no_directory_that_is_said(command, code, capsys, monkeypatch):
+    def none():
+        raise AddressError("users have no number on Windows")
+        yield
+
+    monkeypatch.setattr("interphone.cli.looking.private_directories", none)
+    monkeypatch.setattr("interphone.cli.doctoring.private_directory", lambda: next(none()))
+
+    assert main([command]) == code
+    assert "Windows has no directory of its pipes" in "".join(capsys.readouterr())
 
 
 # Errors

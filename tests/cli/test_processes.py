@@ -124,7 +124,8 @@ def test_nobody_reads_on(hosted):
 
 
 @pytest.mark.parametrize(
-    "args", [("--help",), ("help",), ("help", "exits"), ("call", "--help"), ("list", "--json")]
+    "args",
+    [("--help",), ("help",), ("help", "exits"), ("call", "--help"), ("info", "shop", "--json")],
 )
 def test_nobody_reads_from_the_beginning(hosted, args):
     reads, writes = os.pipe()
@@ -137,6 +138,7 @@ def test_nobody_reads_from_the_beginning(hosted, args):
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@posix
 def test_interrupted_while_it_is_imported(tmp_path):
     (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     done = interphone("list", env={"PYTHONPATH": str(tmp_path)})

@@ -14,7 +14,7 @@ import typer
 from . import asking, doctoring, helping, looking, measuring, serving, tapping, topics
 from .command import quiet
 from .ending import INTERRUPTED, UNREAD, Misuse, explain
-from .output import Output, escape
+from .output import NOBODY_READS, Output, escape
 
 __all__ = ["app", "run_app"]
 
@@ -63,7 +63,7 @@ def run_app(argv: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except OSError as exc:
-        if exc.errno == errno.EPIPE:
+        if exc.errno in NOBODY_READS:
             return _nobody_reads()
         if exc.errno != errno.ENOSPC:
             raise
@@ -80,7 +80,7 @@ def _run(argv: Sequence[str]) -> int:
             return int(exc.exit_code)
         return explain(_misuse(exc), _output(argv))
     except SystemExit as exc:
-        if isinstance(exc.__context__, BrokenPipeError):
+        if isinstance(exc.__context__, OSError) and exc.__context__.errno in NOBODY_READS:
             raise exc.__context__ from None
         return exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
 

@@ -35,7 +35,7 @@ from ..transports.places import (
 )
 from ..version import __version__
 from .command import ADDRESS_HELP, Isdk, Json, NetIpc, complete_address, finish, perform
-from .ending import FAILED
+from .ending import FAILED, NO_DIRECTORY
 from .output import Output, escape
 from .target import address_of, kind_of
 
@@ -116,7 +116,11 @@ async def _findings(address: Address | None, *, fix: bool) -> AsyncIterator[Find
     python = f"Python {platform.python_version()}, {'compiled' if compiled() else 'pure'}"
     yield Finding("this end", "fine", f"interphone {__version__}, wire {VERSION}, {python}")
     if address is None:
-        directory = private_directory()
+        try:
+            directory = private_directory()
+        except AddressError:
+            yield Finding("the private directory", "note", NO_DIRECTORY)
+            return
         yield _directory_finding(look_at_directory(directory), fix=fix)
         for path in sockets_in(directory):
             async for finding in _at_path(UnixAddress(path, private=True), fix=fix):

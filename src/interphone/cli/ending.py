@@ -28,6 +28,7 @@ __all__ = [
     "CODES",
     "FAILED",
     "INTERRUPTED",
+    "NO_DIRECTORY",
     "TIMED_OUT",
     "UNREACHABLE",
     "UNREAD",
@@ -48,6 +49,12 @@ CODES = {
     INTERRUPTED: "interrupted with Ctrl-C before there was an answer",
     UNREAD: "nobody read the output any more",
 }
+
+
+NO_DIRECTORY = (
+    "Windows has no directory of its pipes:"
+    " 'interphone doctor NAME' looks at the server of that name"
+)
 
 
 class Misuse(Exception):

@@ -16,10 +16,11 @@ import typer
 
 from ..address import isdk_path, net_ipc_path, private_directories
 from ..client import Client
-from ..errors import InterphoneError, MethodNotFound, Unsupported
+from ..errors import AddressError, InterphoneError, MethodNotFound, Unsupported
 from ..introspection import Description, Info, MethodDescription, ParamDescription, Stats
 from ..transports.places import Place, look_at, sockets_in
 from .command import Json, connecting, finish, perform
+from .ending import NO_DIRECTORY, Misuse
 from .output import Output, duration, escape, number
 from .target import Target, kind_of, require_interphone
 
@@ -91,7 +92,10 @@ async def _list(out: Output, places: Iterable[Place], *, ask: bool) -> None:
 def _places() -> Iterator[Place]:
     """What is in our private directories, and what is alive in the others."""
     seen = set()
-    private = [*private_directories()]
+    try:
+        private = [*private_directories()]
+    except AddressError:
+        raise Misuse(NO_DIRECTORY) from None
     for directory in private:
         for path in sockets_in(directory):
             if path.endswith(".sock"):

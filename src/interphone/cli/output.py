@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 __all__ = [
+    "NOBODY_READS",
     "Output",
     "Part",
     "duration",
@@ -174,13 +175,17 @@ def _columns(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
+NOBODY_READS = frozenset({errno.EPIPE, errno.EINVAL})
+"""What writing to stdout fails with then: the C library of Windows has no EPIPE for it."""
+
+
 @contextmanager
 def _results() -> Iterator[None]:
-    """Whatever is written to stdout: the C library of Windows has no EPIPE for nobody reads."""
+    """Whatever is written to stdout."""
     try:
         yield
     except OSError as exc:
-        if exc.errno == errno.EINVAL:
+        if exc.errno in NOBODY_READS:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from exc
         raise
 
