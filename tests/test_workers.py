@@ -96,11 +96,16 @@ def test_what_is_raised_arrives(run, workers):
 
 
 def test_stopping_ends_what_did_not_begin(run, workers):
-    gate = Gate()
+    gate, began = Gate(), threading.Semaphore(0)
+
+    def work() -> None:
+        began.release()
+        gate.wait()
 
     async def main() -> None:
-        asked = [asyncio.create_task(workers.run(gate.wait)) for _ in range(3)]
-        await asyncio.sleep(0)
+        asked = [asyncio.create_task(workers.run(work)) for _ in range(3)]
+        for _ in range(2):
+            await asyncio.to_thread(began.acquire)
         workers.stop()
         with pytest.raises(asyncio.CancelledError):
             await asked[2]

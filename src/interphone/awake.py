@@ -153,10 +153,10 @@ class Awake:
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """Once round the loop, which has looked for what came."""
+        self.turning = False  # also if a signal interrupts this
         if self._pace.goes_on(self._until):
+            self.turning = True
             loop.call_soon(self._turn, loop)
-        else:
-            self.turning = False
 
 
 def pace_of(latency: Latency) -> Pace | None:

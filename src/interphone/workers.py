@@ -54,8 +54,7 @@ class Workers:
         self._name = name
         self._limit = limit
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
-        self._count = 0
+        self._load = _Load()
         self._stopped = False
         if ready:
             self._start_thread()
@@ -87,35 +86,44 @@ class Workers:
     def _put(self, job: _Job) -> None:
         if self._stopped:
             raise RuntimeError("the threads for handlers have ended")
-        self._jobs.put(job)  # first: a thread that finds nothing to do counts as idle
-        if self._idle.acquire(blocking=False) or self._count >= self._limit:
+        load = self._load
+        with load.lock:
+            load.jobs += 1
+            enough = load.jobs <= load.threads or load.threads >= self._limit
+        self._jobs.put(job)
+        if enough:
             return
         try:
             self._start_thread()
         except RuntimeError:  # the program is ending, or has all the threads it may have
-            if self._count:
+            if load.threads:
                 return  # one of those it has will come to it
             self._jobs.get_nowait()
+            load.done()
             if not _lend(job):
                 raise
 
     def _start_thread(self) -> None:
         # It must not know the pool: one that is forgotten ends its threads.
-        arguments = (self._jobs, self._idle)
+        arguments = (self._jobs, self._load)
         threading.Thread(target=_work, name=self._name, args=arguments, daemon=True).start()
-        self._count += 1
+        with self._load.lock:
+            self._load.threads += 1
 
     def take(self, job: _Job) -> bool:
         """Do what another pool has no thread for; return whether there is one here."""
-        if not self._count:
-            return False
-        self._idle.acquire(blocking=False)
+        with self._load.lock:
+            if not self._load.threads:
+                return False
+            self._load.jobs += 1
         self._jobs.put(job)
         return True
 
     def stop(self) -> None:
         """Begin nothing any more, and end the threads, each when it has done what it does."""
-        self._stopped, self._count = True, 0
+        self._stopped = True
+        with self._load.lock:
+            self._load.threads = 0
         with suppress(Empty):
             while True:
                 job = self._jobs.get_nowait()
@@ -127,6 +135,25 @@ class Workers:
         self._jobs.put(None)
 
 
+class _Load:
+    """What a pool and its threads know of each other.
+
+    Attributes:
+        jobs: Those that wait or run: no thread is idle if there are as many as threads.
+        threads: Those that were started.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.jobs = 0
+        self.threads = 0
+
+    def done(self) -> None:
+        """Note that one has ended."""
+        with self.lock:
+            self.jobs -= 1
+
+
 class _Job:
     """A function to be run, and what becomes of it."""
 
@@ -136,31 +163,30 @@ class _Job:
         self.pid = os.getpid()
         self._call = call
 
-    def run(self) -> None:
+    def run(self, load: _Load) -> None:
         if not self.future.set_running_or_notify_cancel():
+            load.done()
             return
         _running.add(self)
         try:
             result = self._call()
         except BaseException as exc:
+            load.done()  # first: whoever hears of it may have more to do
             self.future.set_exception(holdable(exc))
         else:
+            load.done()
             self.future.set_result(result)
         finally:
             _running.discard(self)
 
 
-def _work(jobs: SimpleQueue[_Job | None], idle: threading.Semaphore) -> None:
+def _work(jobs: SimpleQueue[_Job | None], load: _Load) -> None:
     while True:
-        try:
-            job = jobs.get_nowait()
-        except Empty:
-            idle.release()
-            job = jobs.get()
+        job = jobs.get()
         if job is None:
             jobs.put(None)  # for the next one
             return
-        job.run()
+        job.run(load)
         del job  # what it holds may be freed while this waits
 
 

@@ -138,6 +138,14 @@ def test_nobody_reads_from_the_beginning(hosted, args):
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_what_the_users_module_raises_is_told_whatever_it_is(tmp_path):
+    (tmp_path / "bad.py").write_text("def make():\n    raise OSError(22, 'my own device')\n")
+    done = interphone("serve", "bad:make", env={"PYTHONPATH": str(tmp_path)})
+
+    assert done.code == 1
+    assert "my own device" in done.err
+
+
 @posix
 def test_interrupted_while_it_is_imported(tmp_path):
     (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")

@@ -432,3 +432,19 @@ def test_vectors_of_wire_md():
     }
 
     assert {msgspec.msgpack.decode(packet, type=list)[0] for packet in packets} == {9, 10, 12}
+
+
+@pytest.mark.parametrize("how", ["cancelled", "overdue"])
+def test_what_waits_behind_a_held_request_that_is_withdrawn_goes_on(how):
+    ends = pair(limits=Limits(max_inflight=5, max_held=200))
+    for text, timeout in (("x" * 60, None), ("y" * 180, 1.0), ("z", None)):
+        last = ends.say("client", "request", text, text[0], timeout=timeout)
+        if text[0] == "y":
+            large = last
+    assert [event[2] for event in ends.deliver()] == ["x" * 60]
+
+    if how == "cancelled":
+        ends.client.forget(large)
+    else:
+        assert ends.tick(2.0) == [("failed", "y", RequestTimeout)]
+    assert [event[2] for event in ends.deliver()] == ["z"]

@@ -159,7 +159,7 @@ class Link:
         self._waiting: dict[Ticket, None] = {}
         self._wanted = False  # somebody takes the connection away from its reader
         self._handed_over = False
-        self._left: SimpleQueue[None] = SimpleQueue()  # a reader has left
+        self._left: SimpleQueue[None] = SimpleQueue()  # a reader or sender has left
         self._unwanted: ConnectionClosed | None = None  # as a signal handler says
         self._opened: Welcome | None = None
         self._react = Reactions(
@@ -381,11 +381,11 @@ class Link:
         ticket.left = True  # even if an interrupt comes before the rest is done
         with self._lock:
             self._waiting.pop(ticket, None)
+            if self._wanted and (self._reader is ticket or ticket in self._senders):
+                self._left.put(None)
             self._senders.discard(ticket)
             if self._reader is ticket:
                 self._reader = None
-                if self._wanted:
-                    self._left.put(None)
             if self._waiting and self._reader is None and not self._wanted:
                 for next_one in self._waiting:
                     next_one.rouse()
@@ -587,17 +587,23 @@ class Link:
         self._flush(None)
         self._wanted = True
         try:
-            self._have_the_reader_leave()
+            while True:
+                self._have_the_reader_leave()
+                self._flush(None)  # what others have sent meanwhile
+                with self._lock:
+                    if not self.usable:
+                        return None
+                    if self._may_read() and not (self._out or self._senders):
+                        self._handed_over = True
+                        return self._socket
+                if not self._out:
+                    with suppress(Empty):  # a sender is about to leave
+                        self._left.get(timeout=BRIEFLY)
         except BaseException:
             self._wanted = False
             for ticket in tuple(self._waiting):
                 ticket.rouse()
             raise
-        with self._lock:
-            if not self.usable:
-                return None
-            self._handed_over = True
-            return self._socket
 
     def _have_the_reader_leave(self) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ import typer
 from . import asking, doctoring, helping, looking, measuring, serving, tapping, topics
 from .command import quiet
 from .ending import INTERRUPTED, UNREAD, Misuse, explain
-from .output import NOBODY_READS, Output, escape
+from .output import Output, Unread, escape, unread
 
 __all__ = ["app", "run_app"]
 
@@ -63,7 +63,7 @@ def run_app(argv: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except OSError as exc:
-        if exc.errno in NOBODY_READS:
+        if isinstance(exc, Unread) or unread():  # what typer writes itself fails with anything
             return _nobody_reads()
         if exc.errno != errno.ENOSPC:
             raise
@@ -80,8 +80,8 @@ def _run(argv: Sequence[str]) -> int:
             return int(exc.exit_code)
         return explain(_misuse(exc), _output(argv))
     except SystemExit as exc:
-        if isinstance(exc.__context__, OSError) and exc.__context__.errno in NOBODY_READS:
-            raise exc.__context__ from None
+        if exc.code == 1 and isinstance(exc.__context__, BrokenPipeError):  # as typer does
+            raise Unread from None
         return exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
 
 

@@ -20,14 +20,15 @@ from rich.console import Console
 from rich.text import Text
 
 __all__ = [
-    "NOBODY_READS",
     "Output",
     "Part",
+    "Unread",
     "duration",
     "escape",
     "json_of",
     "milliseconds",
     "number",
+    "unread",
     "value_text",
 ]
 
@@ -175,26 +176,41 @@ def _columns(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
-NOBODY_READS = frozenset({errno.EPIPE, errno.EINVAL})
-"""What writing to stdout fails with then: the C library of Windows has no EPIPE for it."""
+class Unread(BrokenPipeError):
+    """Nobody reads stdout any more."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 @contextmanager
 def _results() -> Iterator[None]:
-    """Whatever is written to stdout."""
+    """Whatever is written to stdout: the C library of Windows has no EPIPE for nobody reads."""
     try:
         yield
     except OSError as exc:
-        if exc.errno in NOBODY_READS:
-            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from exc
+        if exc.errno in (errno.EPIPE, errno.EINVAL):
+            raise Unread from exc
         raise
+
+
+def unread() -> bool:
+    """Whether what was written to stdout cannot be, because nobody reads it."""
+    try:
+        with _results():
+            sys.stdout.flush()
+    except Unread:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 class _Console(Console):
     """One that lets the command end as it sees fit when nobody reads."""
 
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        raise Unread
 
 
 def _console(*, stderr: bool) -> Console:

@@ -717,8 +717,7 @@ class Session:
                 failure = read_failure(packet.e)
             if self.streams.asked and type(packet.n) is questions.kind:  # else it is none of ours
                 self.streams.asked.pop(packet.n, None)
-            if questions.held:
-                self._put_held()
+            self._put_held()
         if entry is None:
             if failure is None or failure.code != "cancelled":  # we asked for that one
                 self.counts.late += 1
@@ -1065,6 +1064,7 @@ class Session:
         """
         if self._questions.pending.pop(nonce, None) is not None:
             self._cancel(nonce)
+            self._put_held()
 
     def _cancel(self, nonce: Nonce) -> bool:
         """Tell the other end that nobody waits for this answer; False if it was never asked."""
@@ -1140,8 +1140,10 @@ class Session:
         self._put_held()
 
     def _put_held(self) -> None:
-        for body in self._questions.released():
-            self._put(body)
+        """Send what there is credit for now, if anything can still be sent."""
+        if self._questions.held and self.state is _OPEN:
+            for body in self._questions.released():
+                self._put(body)
 
     def _require_open(self) -> None:
         if self.state is _OPEN:
@@ -1178,6 +1180,7 @@ class Session:
                 if expired.answer == RESPONSE and not self._cancel(nonce):
                     error.delivery = "not_sent"
                 self._react.failed(expired.token, error)
+        self._put_held()
 
     def _beat(self, now: float) -> None:
         verdict = self._heartbeat.look(now, reading=not self._wire.stopped)
