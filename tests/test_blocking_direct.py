@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -35,10 +36,12 @@ from interphone import (
 )
 from interphone.blocking import Call, Client, Peer, Server
 from interphone.blocking.direct import Direct
+from interphone.blocking.link import Link
 from interphone.protocol.session import Session
+from interphone.transports import Credentials
 from interphone.transports.plain import UnixSocket
-from support.sessions import frame
-from support.threads import Gate, Inbox, Worker, no_thread_left
+from support.sessions import Recorder, frame
+from support.threads import WAIT, Gate, Inbox, Worker, no_thread_left
 
 SOON = Backoff(initial=0.001, cap=0.01)
 
@@ -956,3 +959,64 @@ def test_an_interrupt_at_any_moment_leaves_a_usable_client(server, address):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+# Moving, with much under way
+
+
+class HandMade:
+    """A server at one end of a pair of sockets, which reads only when it is told to."""
+
+    def __init__(self) -> None:
+        mine, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        self.sock = mine
+        self.session = Session("server", dialects=("native", "classic"))
+        self.seen = Recorder(self.session)
+        credentials = Credentials(os.geteuid(), os.getpid(), os.getegid())
+        session = Session("client", dialects=("native", "classic"))
+        self.link = Link(UnixSocket(theirs, credentials), session)
+
+    def until(self, name: str) -> Any:
+        """Read until it is told of this; return what it is told. What it says is kept."""
+        while True:
+            for event in self.seen.take():
+                if event[0] == name:
+                    return event
+            self.session.receive(self.sock.recv(65_536), self.seen.reactions)
+
+    def say(self) -> None:
+        self.sock.sendall(self.session.data_to_send())
+
+
+def test_what_others_send_while_a_link_is_handed_over_is_sent_whole():
+    there = HandMade()
+    link = there.link
+    opening = Worker(lambda: link.open(None, id=None, upgrade_to=None, until=monotonic() + WAIT))
+    there.until("hello")
+    there.session.accept("1")
+    there.session.resume(there.seen.reactions)
+    there.say()
+    opening.result()
+    encode = link.session.codec.encode
+    asking = Worker(lambda: link.ask(link.session.request, encode("?"), timeout=None))
+    nonce = there.until("request")[1]
+
+    moving = Worker(link.hand_over)  # the one who asks reads, and is woken up by a ping
+    while not there.session.queued:  # the answer to it
+        there.session.receive(there.sock.recv(100), there.seen.reactions)
+    sending = Worker(link.send, "x" * 5_000_000)
+    there.sock.recv(1, socket.MSG_PEEK)  # it has begun
+    with link._lock:
+        assert link._out  # and did not get rid of it all
+    there.say()
+    there.until("message")
+    sending.result()
+    socket_of_it = moving.result()
+    assert link._out == b""
+
+    there.session.respond(nonce, there.session.codec.encode("!"))  # which a loop would read
+    link.session.receive(there.session.data_to_send(), link._react)
+    assert link.session.codec.decode(asking.result()) == "!"
+    socket_of_it.close()
+    there.sock.close()
