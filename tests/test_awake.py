@@ -236,6 +236,22 @@ def test_loop_does_not_turn_for_a_single_message(machine: Machine) -> None:
     assert not loop.soon
 
 
+def test_an_interrupted_turn_is_the_last_until_something_comes(machine: Machine) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    pace = Pace(interrupt, eager=True, clock=machine.clock)
+    awake, loop = Awake(pace), Loop()
+    awake.came(loop)  # type: ignore[arg-type]
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.turn()
+    assert not awake.turning
+    awake.came(loop)  # type: ignore[arg-type]
+    assert awake.turning
+    assert loop.soon
+
+
 # For real
 
 
