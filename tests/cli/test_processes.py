@@ -140,7 +140,8 @@ def test_nobody_reads_from_the_beginning(hosted, args):
 
 def test_what_the_users_module_raises_is_told_whatever_it_is(tmp_path):
     (tmp_path / "bad.py").write_text("def make():\n    raise OSError(22, 'my own device')\n")
-    done = interphone("serve", "bad:make", env={"PYTHONPATH": str(tmp_path)})
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = interphone("serve", "bad:make", env={"PYTHONPATH": path})
 
     assert done.code == 1
     assert "my own device" in done.err
