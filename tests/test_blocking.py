@@ -38,7 +38,7 @@ from interphone import (
     tcp_address,
 )
 from interphone.blocking import Call, Client, Peer, Server, Stream
-from interphone.blocking.portal import enter, leave
+from interphone.blocking.portal import Mailbox, Portal, enter, leave
 from support.threads import WAIT, Gate, Inbox, Worker, no_thread_left
 
 SOON = Backoff(initial=0.001, cap=0.01)
@@ -395,6 +395,55 @@ def test_what_came_although_the_waiting_was_interrupted_is_kept():
     finally:
         leave(user)
     assert kept == [7]
+
+
+def test_an_item_whose_thread_was_interrupted_goes_to_another_one_that_waits(
+    server, address, monkeypatch
+):
+    with server, Client(address) as client, client.subscribe("t", of=int) as items:
+        wait, take, taking = Portal._wait, items._items._take, Gate()
+        reading: list[Worker] = []
+
+        async def seen_take() -> Publication[int]:
+            taking.open()
+            return await take()
+
+        def interrupted_wait(portal: Portal, mailbox: Mailbox, host: Poll | None) -> None:
+            wait(portal, mailbox, host)
+            if not reading:  # the first item has come; now the other one waits for the next
+                monkeypatch.setattr(items._items, "_take", seen_take)
+                reading.append(Worker(next, items))
+                taking.wait()
+                raise Interrupted
+
+        server.publish("t", 1)
+        client.call("$info")  # it has come
+        monkeypatch.setattr(Portal, "_wait", interrupted_wait)
+        with pytest.raises(Interrupted):
+            next(items)
+        assert reading[0].result().value == 1
+        server.publish("t", 2)
+        assert next(items).value == 2
+
+
+def test_an_item_of_an_interrupted_thread_is_there_when_the_client_is_closed(
+    server, address, monkeypatch
+):
+    wait = Portal._wait
+    with server, Client(address) as client, client.subscribe("t", of=int) as items:
+
+        def interrupted_wait(portal: Portal, mailbox: Mailbox, host: Poll | None) -> None:
+            wait(portal, mailbox, host)
+            monkeypatch.undo()
+            client.close()
+            raise Interrupted
+
+        server.publish("t", 1)
+        client.call("$info")
+        monkeypatch.setattr(Portal, "_wait", interrupted_wait)
+        with pytest.raises(Interrupted):
+            next(items)
+        assert [item.value for item in items] == [1]
 
 
 def test_threads_that_iterate_over_one_subscription_share_its_items(server, address):

@@ -84,6 +84,14 @@ def wait_until_asked(server: Server, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a client of a pipe goes by the portal")
+def signal_while_it_asks(server: Server, process: subprocess.Popen[str]) -> None:
+    """Send it SIGUSR1 once it has said that it asks, and the server has been asked."""
+    assert process.stdout is not None
+    assert process.stdout.readline() == "asking\n"
+    wait_until_asked(server, process)
+    process.send_signal(signal.SIGUSR1)
+
+
 def test_a_client_that_only_asks_imports_no_event_loop(server, address):
     told = run(
         """
@@ -265,10 +273,7 @@ def test_a_signal_handler_cannot_wait_for_the_thread_it_interrupts(server, addre
         """,
         address,
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "asking\n"
-        wait_until_asked(server, process)
-        process.send_signal(signal.SIGUSR1)
+        signal_while_it_asks(server, process)
         told = [process.stdout.readline() for _ in range(7)]
         gate.open()
         out, err = process.communicate(timeout=TIMEOUT)
@@ -297,10 +302,7 @@ def test_a_signal_handler_may_end_the_client_it_interrupts(server, address, end)
         """,
         address,
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "asking\n"
-        wait_until_asked(server, process)
-        process.send_signal(signal.SIGUSR1)
+        signal_while_it_asks(server, process)
         out, err = process.communicate(timeout=TIMEOUT)
     assert (out, err, process.returncode) == ("enough\n", "", 0)
     assert left.next()[1] == "enough"

@@ -84,7 +84,7 @@ LATE = {
     "loops": {"uvloop"},
     "host": {"tkinter"},
 }
-KNOW_THE_PLATFORM = {"address", "transports", "loops", "run"}
+KNOW_THE_PLATFORM = {"address", "transports"}
 
 every_module = pytest.mark.parametrize("module", MODULES, ids=str)
 

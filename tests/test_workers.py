@@ -6,10 +6,13 @@ import asyncio
 import gc
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from weakref import WeakSet
 
 import pytest
 
+from interphone import workers as workers_module
 from interphone.workers import Workers
 from support.threads import WAIT, Gate
 
@@ -63,6 +66,81 @@ def test_there_are_no_more_threads_than_needed_and_allowed(run, workers):
 
     run(main())
     assert all(thread.daemon for thread in threads())
+
+
+class Preempted:
+    """Traces threads: stops the first before one of its lines, others until it is let on."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.lines: list[tuple[str, int]] = []
+        self.stopped, self.first_may_go, self.others_may_go = Gate(), Gate(), Gate()
+        self._stop_at = stop_at
+        self._first: int | None = None
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> Preempted | None:
+        if frame.f_code.co_filename != workers_module.__file__:
+            return None
+        self._first = self._first or threading.get_ident()
+        if self._first != threading.get_ident():
+            self.others_may_go.wait()
+            return None
+        if event == "line" and frame.f_code.co_name != "done":  # where it holds a lock
+            if len(self.lines) == self._stop_at:
+                self.stopped.open()
+                self.first_may_go.wait()
+            self.lines.append((frame.f_code.co_name, frame.f_lineno))
+        return self
+
+    @contextmanager
+    def tracing(self) -> Iterator[None]:
+        before = threading.gettrace()
+        threading.settrace(self)
+        try:
+            yield
+        finally:
+            threading.settrace(before)  # type: ignore[arg-type]  None is allowed
+
+
+@pytest.mark.skipif(
+    not workers_module.__file__.endswith(".py"), reason="what is compiled has no lines"
+)
+def test_a_busy_thread_never_counts_as_idle(run):
+    """Wherever it is preempted: else the last of those that wait for each other never begins."""
+
+    async def seen() -> int:
+        preempted = Preempted()
+        with preempted.tracing():
+            workers = Workers(NAME)
+            await workers.run(int)
+            workers.stop()
+        for thread in threads():
+            await asyncio.to_thread(thread.join, WAIT)
+        lines = preempted.lines
+        return lines.index(lines[1], 2)  # where it asks for its next job
+
+    async def main() -> None:
+        for line in range(await seen() + 1):
+            preempted = Preempted(stop_at=line)
+            together, begun = threading.Barrier(3, timeout=WAIT), Gate()
+
+            def begin(begun: Gate = begun, together: threading.Barrier = together) -> None:
+                begun.open()
+                together.wait()
+
+            with preempted.tracing():
+                workers = Workers(NAME, limit=4)
+                asked = [asyncio.create_task(workers.run(int))]
+                await asyncio.to_thread(preempted.stopped.wait)
+                asked.append(asyncio.create_task(workers.run(begin)))
+                await asyncio.sleep(0)
+                preempted.first_may_go.open()
+                await asyncio.to_thread(begun.wait)
+                preempted.others_may_go.open()
+                asked += [asyncio.create_task(workers.run(together.wait)) for _ in range(2)]
+                await asyncio.gather(*asked)
+                workers.stop()
+
+    run(main())
 
 
 def test_what_did_not_begin_can_be_cancelled(run, workers):

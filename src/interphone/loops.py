@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
 
 __all__ = ["loop_factory"]
@@ -11,10 +10,8 @@ __all__ = ["loop_factory"]
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Return what makes the fastest loop here: uvloop's where it is installed, else asyncio's."""
-    if sys.platform == "win32":
-        return None
     try:
         import uvloop
-    except (ImportError, RuntimeError):  # PyPy, or without it; or the program is ending
+    except (ImportError, RuntimeError):  # Windows, PyPy, or without it; or the program is ending
         return None
     return uvloop.new_event_loop

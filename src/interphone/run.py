@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -30,7 +29,7 @@ def run(main: Coroutine[Any, Any, R], *, debug: bool | None = None) -> R:
 
 
 async def _until_terminated(main: Coroutine[Any, Any, R]) -> R:
-    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         return await main
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # a runner runs tasks
@@ -41,7 +40,10 @@ async def _until_terminated(main: Coroutine[Any, Any, R]) -> R:
         terminated = True
         task.cancel()
 
-    loop.add_signal_handler(signal.SIGTERM, terminate)
+    try:
+        loop.add_signal_handler(signal.SIGTERM, terminate)
+    except NotImplementedError:  # Windows: nobody can send it there
+        return await main
     try:
         return await main
     except asyncio.CancelledError:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from ..errors import InterphoneError
 from ..stream import Stream as AsyncStream
 from ..subscription import Subscription as AsyncSubscription
 from .seat import Seat, at_once
@@ -37,6 +38,8 @@ class _Items(Generic[ItemT]):
         self._ended = ended
         self._kept: deque[ItemT] = deque()
         self._turn = asyncio.Lock()
+        self._taker: asyncio.Task[Any] | None = None
+        self._woken = False
 
     def next(self) -> ItemT:
         with suppress(IndexError):
@@ -44,13 +47,37 @@ class _Items(Generic[ItemT]):
         try:
             if self._seat.vacant and self._ended():  # what is queued is still there
                 return at_once(self._take())
-            return self._seat.run(self._take_in_turn, late=self._kept.append)
+            return self._seat.run(self._take_in_turn, late=self._give_back)
         except StopAsyncIteration:
             raise StopIteration from None
 
     async def _take_in_turn(self) -> ItemT:
         async with self._turn:
-            return await self._take()
+            self._taker = task = asyncio.current_task()
+            assert task is not None  # the seat runs tasks
+            try:
+                while True:
+                    with suppress(IndexError):
+                        return self._kept.popleft()
+                    try:
+                        return await self._take()
+                    except asyncio.CancelledError:
+                        woken, self._woken = self._woken, False
+                        if not woken or task.uncancel():
+                            raise
+            finally:
+                self._taker = None
+
+    def _give_back(self, item: ItemT) -> None:
+        """Keep what came for a thread that waits no more; another one may wait for it."""
+        self._kept.append(item)
+        with suppress(InterphoneError, RuntimeError):  # the portal has ended, and nobody waits
+            self._seat.portal.loop.call_soon_threadsafe(self._wake_taker)
+
+    def _wake_taker(self) -> None:
+        if self._taker is not None and self._kept:
+            self._woken = True
+            self._taker.cancel()
 
 
 class Subscription(Generic[ItemT]):
