@@ -6,18 +6,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from interphone.errors import ConnectionLost, PayloadError, RemoteProtocolError, Unsupported
-from interphone.protocol.payload import ABSENT, Json, MessagePack
+from interphone.protocol.payload import ABSENT, Codec, Json, MessagePack
 from interphone.protocol.shapes import (
     Marks,
     Posting,
     Terms,
     allowed,
     enveloped,
-    marks_of,
     missed,
     options_of,
     published,
@@ -159,10 +156,17 @@ def test_marks_that_cannot_be_read_are_counted() -> None:
 
 
 def test_unreadable_options() -> None:
-    assert options_of(Terms, None) == Terms()
-    assert options_of(Terms, {1: 2, b"id": 3}) is None
-    assert options_of(Terms, {"id": 2**70}) is None
-    assert options_of(Terms, []) is None
+    def read(codec: Codec, shown: bytes) -> Terms | None:
+        return options_of(codec, Terms, msgspec.Raw(shown))
+
+    for nothing in (b"", b"null"):
+        assert read(Json(), nothing) == Terms()
+    for nothing in (b"", b"\xc0", b"\xd4\x00\x00"):  # the last is msgpackr's undefined
+        assert read(MessagePack(), nothing) == Terms()
+    for bad in (b'{"id":1180591620717411303424}', b"[]", b"7", b'{"id":"\xff"}'):
+        assert read(Json(), bad) is None
+    for bad in (b"\x82\x01\x02\xc4\x02id\x03", b"\x90", b"\x81\xa2id\xff"):
+        assert read(MessagePack(), bad) is None
 
 
 # Packets about one subscription
@@ -351,19 +355,6 @@ def test_answer_to_an_envelope_has_its_id() -> None:
     assert without is not None
     assert with_id.result(1) == {"jsonrpc": "2.0", "result": 1, "id": 7}
     assert without.result(1) == {"jsonrpc": "2.0", "result": 1}
-
-
-@given(
-    st.none()
-    | st.integers()
-    | st.dictionaries(
-        st.sampled_from(["to", "retained", "later"]),
-        st.booleans() | st.lists(st.integers() | st.booleans() | st.text(), max_size=2),
-        max_size=2,
-    )
-)
-def test_marks_are_read_as_options_are(options: object) -> None:
-    assert marks_of(options) == options_of(Marks, options)
 
 
 @pytest.mark.parametrize(

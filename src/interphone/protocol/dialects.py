@@ -7,7 +7,9 @@ once however many subscribers it has.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from typing import Any
 
 import msgspec
 
@@ -27,22 +29,37 @@ from .payload import (
     lenient_msgpack_members,
 )
 
-__all__ = ["ClassicJson", "ClassicMessagePack", "Dialect", "Native", "msgpack_publication"]
+__all__ = [
+    "ClassicJson",
+    "ClassicMessagePack",
+    "Dialect",
+    "Native",
+    "dialect_of",
+    "msgpack_publication",
+]
 
 
-class Dialect(Protocol):
-    """One way of writing messages."""
+class Dialect(ABC):
+    """One way of writing messages. It remembers nothing: connections share it.
 
-    codec: Codec
+    Attributes:
+        codec: How the payloads are written.
+    """
 
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+        self._encode = codec.encode
+        self._max_depth = codec.max_depth
+
+    @abstractmethod
     def read(self, body: bytes) -> Packet | None:
         """Return what a body says; None if it is well-formed and no packet.
 
         Raises:
             PayloadError: It is not even well-formed, or nests too deeply.
         """
-        ...
 
+    @abstractmethod
     def packet(
         self,
         kind: int,
@@ -54,31 +71,30 @@ class Dialect(Protocol):
         options: dict[str, Any] | msgspec.Raw | None = None,
     ) -> bytes:
         """Return any packet; an `ABSENT` payload is left out."""
-        ...
 
+    @abstractmethod
     def message(self, payload: bytes) -> bytes:
         """Return a MESSAGE."""
-        ...
 
+    @abstractmethod
     def request(self, payload: bytes, nonce: str | int, options: bytes = b"") -> bytes:
         """Return a REQUEST with a nonce of ours; its options are encoded already."""
-        ...
 
+    @abstractmethod
     def call(self, payload: bytes, nonce: str | int, options: bytes = b"") -> bytes:
         """The same of the kind "call"."""
-        ...
 
+    @abstractmethod
     def response(self, payload: bytes, nonce: object) -> bytes:
         """Return a RESPONSE with the nonce as it came."""
-        ...
 
+    @abstractmethod
     def publication(self, topic: str, payload: bytes | msgspec.Raw) -> bytes:
         """Return the payload ``{"pub": topic, "message": payload}``.
 
         Raises:
             PayloadError: With the object around it the payload nests too deeply.
         """
-        ...
 
 
 def _check(codec: Codec, body: bytes, payload: msgspec.Raw) -> None:
@@ -92,13 +108,8 @@ def _check(codec: Codec, body: bytes, payload: msgspec.Raw) -> None:
         codec.check_value(payload)
 
 
-class ClassicJson:
+class ClassicJson(Dialect):
     """Packets as compact JSON, the default of the Node packages."""
-
-    def __init__(self, codec: Json) -> None:
-        self.codec: Codec = codec
-        self._encode = codec.encode
-        self._max_depth = codec.max_depth
 
     def read(self, body: bytes) -> Packet | None:
         """See `Dialect`."""
@@ -193,12 +204,8 @@ def _is_type(value: Any) -> bool:
 _NUMBERS = frozenset((int, float))
 
 
-class ClassicMessagePack:
+class ClassicMessagePack(Dialect):
     """The same packets as MessagePack maps (net-ipc's option)."""
-
-    def __init__(self, codec: MessagePack) -> None:
-        self.codec: Codec = codec
-        self._encode = codec.encode
 
     def read(self, body: bytes) -> Packet | None:
         """See `Dialect`."""
@@ -284,17 +291,12 @@ def _extension(code: int, data: memoryview) -> Any:
 _msgpack_packet = msgspec.msgpack.Decoder(Packet, ext_hook=_extension).decode
 
 
-class Native:
+class Native(Dialect):
     """What two interphone ends say to each other: the same packets as MessagePack arrays.
 
     MessagePack carries bytes as they are, and for small packets msgspec reads an array of it in
     half the time of a JSON object (docs/topics/design.md has the numbers).
     """
-
-    def __init__(self, codec: MessagePack) -> None:
-        self.codec: Codec = codec
-        self._encode = codec.encode
-        self._max_depth = codec.max_depth
 
     def read(self, body: bytes) -> Packet | None:
         """See `Dialect`."""
@@ -356,3 +358,13 @@ class Native:
 
 _native_packet = msgspec.msgpack.Decoder(NativePacket, ext_hook=_extension).decode
 _encode_native = msgspec.msgpack.Encoder().encode
+
+
+@lru_cache(maxsize=64)
+def dialect_of(native: bool, messagepack: bool, lenient: bool, max_depth: int) -> Dialect:
+    """Return the dialect that was agreed, the same for all connections."""
+    if native:
+        return Native(MessagePack(max_depth=max_depth))
+    if messagepack:
+        return ClassicMessagePack(MessagePack(lenient=lenient, max_depth=max_depth))
+    return ClassicJson(Json(lenient=lenient, max_depth=max_depth))

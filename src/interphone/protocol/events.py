@@ -7,11 +7,22 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from ..errors import InterphoneError
+from ..errors import InterphoneError, PayloadError
 from .messages import Goodbye, Hello, Packet, Welcome
+from .payload import Codec
 from .shapes import Marks, Posting, Terms
 
-__all__ = ["Counts", "Nonce", "Options", "Reactions", "Role", "Watch", "Way", "read_options"]
+__all__ = [
+    "NO_OPTIONS",
+    "Counts",
+    "Nonce",
+    "Options",
+    "Reactions",
+    "Role",
+    "Watch",
+    "Way",
+    "read_options",
+]
 
 LONGEST = 1e9  # seconds of a deadline that is worth noting
 
@@ -28,26 +39,34 @@ class Options(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         deadline: Seconds it will wait; None if it did not say.
         progress: Whether it wants to hear how far the work is.
+        window: Credit for the items of a stream, as it was shown: nobody has looked at it.
     """
 
     deadline: float | None = None
     progress: bool = False
+    window: object = None
 
 
-_NO_OPTIONS = Options()
+NO_OPTIONS = Options()
 
 
-def read_options(shown: object) -> Options:
+class _Shown(msgspec.Struct):
+    deadline: Any = None
+    progress: Any = None
+    credit: Any = None
+
+
+def read_options(codec: Codec, shown: msgspec.Raw) -> Options:
     """Read the `o` of a packet; what makes no sense there is ignored."""
-    if type(shown) is not dict:
-        return _NO_OPTIONS
-    seconds: Any = shown.get("deadline")
-    progress = shown.get("progress") is True
-    if type(seconds) is float and 0 < seconds < LONGEST:
-        return Options(seconds, progress)
-    if type(seconds) is int and 0 < seconds < LONGEST:
-        return Options(float(seconds), progress)
-    return Options(None, progress)
+    if not shown:
+        return NO_OPTIONS
+    try:
+        said: _Shown = codec.decode(shown, _Shown)
+    except PayloadError:
+        return NO_OPTIONS
+    seconds: Any = said.deadline
+    known = type(seconds) in (int, float) and 0 < seconds < LONGEST
+    return Options(float(seconds) if known else None, said.progress is True, said.credit)
 
 
 class Reactions(NamedTuple):

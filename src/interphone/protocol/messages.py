@@ -88,14 +88,14 @@ IDLE = "idle"
 
 
 class Packet(msgspec.Struct, gc=False):
-    """One classic frame. `d` is the payload as it came; `n` the nonce, any value."""
+    """One classic frame. `d` and `o` are as they came; `n` is the nonce, any value."""
 
     t: int
     d: msgspec.Raw = ABSENT
     n: Any = None
     k: Any = None
     e: Any = None
-    o: Any = None
+    o: msgspec.Raw = ABSENT
 
 
 class NativePacket(msgspec.Struct, array_like=True, gc=False):
@@ -106,7 +106,7 @@ class NativePacket(msgspec.Struct, array_like=True, gc=False):
     d: msgspec.Raw = ABSENT
     k: Any = None
     e: Any = None
-    o: Any = None
+    o: msgspec.Raw = ABSENT
 
 
 class Room(msgspec.Struct, frozen=True):

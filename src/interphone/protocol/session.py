@@ -47,8 +47,17 @@ from ..limits import Limits
 from . import handshake, upgrade
 from .credit import Guests
 from .deflate import Deflate
-from .dialects import ClassicJson, ClassicMessagePack, Dialect, Native
-from .events import Counts, Nonce, Options, Reactions, Role, Watch, read_options
+from .dialects import Dialect, dialect_of
+from .events import (
+    NO_OPTIONS,
+    Counts,
+    Nonce,
+    Options,
+    Reactions,
+    Role,
+    Watch,
+    read_options,
+)
 from .heartbeat import Heartbeat
 from .messages import (
     ALLOW,
@@ -83,14 +92,13 @@ from .messages import (
     node_sentence,
     read_failure,
 )
-from .payload import ABSENT, Json, MessagePack
+from .payload import ABSENT
 from .questions import Questions
 from .shapes import (
     Marks,
     Posting,
     Terms,
     allowed,
-    marks_of,
     missed,
     options_of,
     published,
@@ -110,6 +118,7 @@ PREAMBLE = b"IPC"
 ORPHAN = "closing orphaned connection"  # net-ipc's words for a connection that never opened
 PADDING = b'\x87{"t":7}'  # a packet of no known type
 MAX_UNREADABLE = 16  # bodies in a row that are no packet
+MAX_KEPT = 64  # bytes of options that are remembered
 
 FREE = frozenset({"sub", "unsub", "forget"})  # kinds of requests, answered at once, without credit
 
@@ -155,7 +164,9 @@ class Session:
         "_questions",
         "_react",
         "_read",
+        "_read_last",
         "_shown",
+        "_shown_last",
         "_size",
         "_timeout",
         "_told",
@@ -214,7 +225,7 @@ class Session:
         self.native = False
         self._heartbeat = Heartbeat(heartbeat, now)
         self._wire = Wire(limit=self.limits.max_handshake_frame)
-        self._dialect: Dialect = ClassicJson(Json(lenient=True, max_depth=self.limits.max_depth))
+        self._dialect: Dialect = dialect_of(False, False, True, self.limits.max_depth)
         self.flavour: tuple[type, bool] = type(self._dialect), False
         self._deflate: Deflate | None = None
         self._put = self._wire.put
@@ -233,6 +244,7 @@ class Session:
         self._questions = Questions(self.limits.max_pending, self._note_due)
         self._timeout: float | None = None  # of the last request, and how it was told
         self._told = b""
+        self._shown_last, self._read_last = ABSENT, NO_OPTIONS
         self._guests = Guests(self.limits.max_inflight, self.limits.max_held)
         self.streams = Streams(self._put_piece, lambda: self.codec, self.counts)
 
@@ -506,15 +518,11 @@ class Session:
             self._note_due()
 
     def _switch(self) -> None:
-        lenient, depth = not self.interphone, self.limits.max_depth
         if self.native:
-            self._dialect = Native(MessagePack(max_depth=depth))
             self._questions.kind = int
             self._compress = False
-        elif self._messagepack:
-            self._dialect = ClassicMessagePack(MessagePack(lenient=lenient, max_depth=depth))
-        else:
-            self._dialect = ClassicJson(Json(lenient=lenient, max_depth=depth))
+        lenient, depth = not self.interphone, self.limits.max_depth
+        self._dialect = dialect_of(self.native, self._messagepack, lenient, depth)
         self._read = self._dialect.read
         self.codec = self._dialect.codec
         self.flavour = type(self._dialect), self.interphone
@@ -571,7 +579,7 @@ class Session:
             if shape is None or shape.topic not in self.topics:  # not asked for: the user's data
                 self._react.message(packet.d)
                 return
-        marks = marks_of(packet.o if "topics" in self.can else None)
+        marks = self._options_of(Marks, packet)
         if shape is None or marks is None:
             self.counts.unknown += 1
         else:
@@ -589,15 +597,24 @@ class Session:
         if self.state is _DRAINING:
             self.fail(nonce, Failure("closing", "the peer is closing"))
         elif self.interphone and kind is None:
-            self._react.request(nonce, packet.d, read_options(packet.o))
+            self._react.request(nonce, packet.d, self._read_options(packet.o))
         elif self.interphone and kind == "call":
-            self._react.call(nonce, packet.d, read_options(packet.o))
+            self._react.call(nonce, packet.d, self._read_options(packet.o))
         elif self.role == "server" and self._on_subscription(packet):
             return
         elif kind is not None and self.interphone:
             self.fail(nonce, Failure("unsupported", f"no such kind of request: {kind!r:.75}"))
         else:
             self._react.request(nonce, packet.d, Options())
+
+    def _read_options(self, shown: msgspec.Raw) -> Options:
+        """Read what the asker says of a request, which is nearly always what it said before."""
+        if shown != self._shown_last:
+            options = read_options(self.codec, shown)
+            if len(shown) > MAX_KEPT:
+                return options
+            self._shown_last, self._read_last = msgspec.Raw(bytes(shown)), options
+        return self._read_last
 
     def _on_cancel(self, packet: Packet) -> None:
         if self.interphone:
@@ -610,15 +627,15 @@ class Session:
             return
         if packet.n in self._guests:
             raise RemoteProtocolError("a stream has the nonce of a request")
-        window = packet.o.get("credit") if type(packet.o) is dict else None
-        self.streams.serve(packet.n, window, self._size)
+        options = self._read_options(packet.o)
+        self.streams.serve(packet.n, options.window, self._size)
         many, limits = len(self.streams.served), self.limits
         if self.state is State.DRAINING:
             self.fail(packet.n, Failure("closing", "the peer is closing"))
         elif many > limits.max_streams or (many > 1 and self.streams.bytes > limits.max_held):
             self.fail(packet.n, Failure("overloaded", f"{many - 1} streams are open already"))
         else:
-            self._react.open(packet.n, packet.d, read_options(packet.o))
+            self._react.open(packet.n, packet.d, options)
 
     def _on_item(self, packet: Packet) -> None:
         if self._ours(packet):
@@ -660,7 +677,7 @@ class Session:
         """
         publication = published(self.codec, packet.d)
         if publication is not None and (not self.interphone or packet.k == "pub"):
-            posting = self._options_of(Posting, packet)
+            posting = self._options_or_fail(Posting, packet)
             if posting is not None:
                 self._react.publish(packet.n, *publication, packet.d, posting)
             return True
@@ -670,15 +687,19 @@ class Session:
         wish = wanted(self.codec, packet.d)
         if wish is None or (self.interphone and packet.k != wish.kind):
             return False
-        terms = self._options_of(Terms, packet)
+        terms = self._options_or_fail(Terms, packet)
         if terms is not None:
             react = self._react.subscribe if wish.kind == "sub" else self._react.unsubscribe
             react(packet.n, wish.topics, terms)
         return True
 
     def _options_of(self, of: type[T], packet: Packet) -> T | None:
+        """Read what is said about topics; None if it cannot be read."""
+        return options_of(self.codec, of, packet.o if "topics" in self.can else ABSENT)
+
+    def _options_or_fail(self, of: type[T], packet: Packet) -> T | None:
         """Read the options of a request; None, and it is answered, if they cannot be read."""
-        options = options_of(of, packet.o if "topics" in self.can else None)
+        options = self._options_of(of, packet)
         if options is None:
             self.fail(packet.n, Failure("invalid", f"the options of {packet.k} cannot be read"))
         return options
@@ -717,7 +738,8 @@ class Session:
                 failure = read_failure(packet.e)
             if self.streams.asked and type(packet.n) is questions.kind:  # else it is none of ours
                 self.streams.asked.pop(packet.n, None)
-            self._put_held()
+            if questions.held:
+                self._put_held()
         if entry is None:
             if failure is None or failure.code != "cancelled":  # we asked for that one
                 self.counts.late += 1
