@@ -80,10 +80,6 @@ def wait_until_asked(server: Server, process: subprocess.Popen[str]) -> None:
         assert process.poll() is None
 
 
-# What it imports
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="a client of a pipe goes by the portal")
 def signal_while_it_asks(server: Server, process: subprocess.Popen[str]) -> None:
     """Send it SIGUSR1 once it has said that it asks, and the server has been asked."""
     assert process.stdout is not None
@@ -92,6 +88,10 @@ def signal_while_it_asks(server: Server, process: subprocess.Popen[str]) -> None
     process.send_signal(signal.SIGUSR1)
 
 
+# What it imports
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a client of a pipe goes by the portal")
 def test_a_client_that_only_asks_imports_no_event_loop(server, address):
     told = run(
         """
