@@ -1013,7 +1013,7 @@ def test_what_others_send_while_a_link_is_handed_over_is_sent_whole():
     there.until("message")
     sending.result()
     socket_of_it = moving.result()
-    assert link._out == b""
+    assert link._out == []
 
     there.session.respond(nonce, there.session.codec.encode("!"))  # which a loop would read
     link.session.receive(there.session.data_to_send(), link._react)

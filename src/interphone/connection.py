@@ -31,12 +31,14 @@ from .protocol.events import Reactions
 from .protocol.messages import IDLE
 from .protocol.session import Session
 from .protocol.states import State
+from .protocol.wire import LARGE
 from .transports import hung_up, same_owner
 
 __all__ = ["Connection"]
 
 FLUSH_AT = 2048
 BUFFER = 64 * 1024
+LARGE_READ = 4096  # bytes read at once after which a look at what they begin is worth it
 NUDGE = 0.05  # seconds of quiet after which @isdk/ipc-server is sent a byte more (wire.md, 9)
 LOOK = 0.0005, 0.02  # seconds between two looks at what has left: at first, and at most
 WATCH = 0.5  # seconds between two looks at a peer that is not read because it keeps us busy
@@ -75,6 +77,7 @@ class Connection(asyncio.BufferedProtocol):
         "_dispatching",
         "_end_timer",
         "_kept",
+        "_landing",
         "_largest",
         "_largest_end",
         "_look_timer",
@@ -123,6 +126,7 @@ class Connection(asyncio.BufferedProtocol):
         self._buffer = _buffer_of(self._loop)
         self._transport: asyncio.Transport | None = None
         self._dispatching = False
+        self._landing = False  # whether we are in the middle of a large frame
         self._corked = False
         self._sent = False  # a message left in this turn
         self._stopped = _NO_REASON  # why we do not read
@@ -160,15 +164,21 @@ class Connection(asyncio.BufferedProtocol):
         self.arm()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Lend the transport the buffer of the loop."""
-        return self._buffer
+        """Lend the transport the buffer of the loop, or what a large frame is put together in."""
+        return self._session.room() if self._landing else self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came."""
         session = self._session
         session.heard = self._loop.time()
         self._dispatching, self._sent = True, False
-        session.receive(bytes(self._buffer[:nbytes]), self._react)
+        if self._landing:
+            session.landed(nbytes, self._react)
+            self._landing = session.landing
+        else:
+            session.receive(bytes(self._buffer[:nbytes]), self._react)
+            if nbytes > LARGE_READ:
+                self._landing = session.landing
         self._dispatched()
         if self.awake is not None:
             self.awake.came(self._loop)
@@ -308,18 +318,26 @@ class Connection(asyncio.BufferedProtocol):
 
     def _write(self) -> None:
         transport, session = self._transport, self._session
-        data = session.data_to_send()
-        if not data or transport is None or transport.is_closing():
+        if session.queued < LARGE:
+            pieces, data = None, session.data_to_send()
+            size = len(data)
+        else:
+            pieces, data = session.pieces_to_send(), b""
+            size = sum(map(len, pieces))
+        if not size or transport is None or transport.is_closing():
             return
         if self.blocked and transport.get_write_buffer_size() > self._allowed():
             self.abort(
                 RemoteProtocolError("the peer does not take what it is sent", code="slow-consumer")
             )
             return
-        self._written += len(data)
-        if len(data) > self._largest:
-            self._largest, self._largest_end = len(data), self._written
-        transport.write(data)
+        self._written += size
+        if size > self._largest:
+            self._largest, self._largest_end = size, self._written
+        if pieces is None:
+            transport.write(data)
+        else:
+            transport.writelines(pieces)
         if session.nudge and self._nudge_timer is None:
             self._nudge_timer = self._loop.call_later(NUDGE, self._nudge)
 

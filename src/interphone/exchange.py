@@ -23,6 +23,7 @@ from .protocol.messages import Failure
 from .protocol.retained import Retained
 from .protocol.shapes import Ack, Posting, Terms
 from .protocol.topics import Topics, is_pattern, pattern_fault, topic_fault
+from .protocol.wire import Outgoing
 from .subscription import Receipt, Subscription, TopicHandler
 from .traffic import Traffic
 
@@ -206,13 +207,13 @@ class Exchange:
     async def broadcast(self, peers: tuple[Peer, ...], data: object) -> Receipt:
         """Send every peer a message."""
         LOCAL.encode(data)  # a value nobody can be sent is refused even if nobody is there
-        bodies: dict[object, bytes] = {}
+        bodies: dict[object, Outgoing] = {}
         tally = Tally()
 
-        def body(peer: Peer) -> bytes:
+        def body(peer: Peer) -> Outgoing:
             flavour = peer.protocol.flavour
             if flavour not in bodies:
-                bodies[flavour] = peer.protocol.message_body(peer.protocol.codec.encode(data))
+                bodies[flavour] = peer.protocol.message_body(peer.protocol.codec.pack(data))
             return bodies[flavour]
 
         for peer in peers:

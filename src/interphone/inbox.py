@@ -416,7 +416,7 @@ class Inbox:
         """Answer a request."""
         session = self._session
         try:
-            session.respond(nonce, session.codec.encode(result))
+            session.respond(nonce, session.codec.pack(result))
         except (PayloadError, MessageTooBig) as exc:
             self.fail(nonce, failure_of(exc), exc)
         else:

@@ -25,6 +25,7 @@ from .protocol.payload import Codec, Json, MessagePack
 from .protocol.retained import Kept, Retained
 from .protocol.session import Session
 from .protocol.shapes import Ack, Marks
+from .protocol.wire import Outgoing
 from .subscription import Receipt, Subscription
 
 __all__ = ["LOCAL", "Arrears", "Item", "Lane", "OwnLane", "Parked", "PeerLane", "Tally"]
@@ -65,7 +66,7 @@ class Item:
         self._whole = whole  # the object a Node publisher sent, for those of its flavour
         self._origin = origin
         self._values: dict[object, bytes | msgspec.Raw] = {}
-        self._bodies: dict[object, bytes] = {}
+        self._bodies: dict[object, Outgoing] = {}
 
     @classmethod
     def said(cls, topic: str, value: object) -> Item:
@@ -98,7 +99,7 @@ class Item:
             self._values[session.flavour] = self._encode(session)
         return self._values[session.flavour]
 
-    def body(self, session: Session, to: tuple[int, ...]) -> bytes:
+    def body(self, session: Session, to: tuple[int, ...]) -> Outgoing:
         """The body that delivers it to these subscriptions of this session's other end."""
         key = (session.flavour, to)
         if key not in self._bodies:

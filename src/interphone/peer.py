@@ -43,6 +43,7 @@ from .protocol.payload import result_of
 from .protocol.session import Session
 from .protocol.shapes import Marks, Posting, Terms
 from .protocol.states import State
+from .protocol.wire import Outgoing
 from .stream import Line, Stream
 
 __all__ = ["DEFAULT_TIMEOUT", "Call", "Peer", "PeerEvents", "reason_of"]
@@ -203,7 +204,7 @@ class Peer:
         """
         connection, session = self.connection, self._session
         connection.check_caller()
-        payload = session.codec.encode(data)
+        payload = session.codec.pack(data)
         if connection.crowded():
             await connection.writable()
         session.send(payload)
@@ -242,7 +243,7 @@ class Peer:
             _check_for_isdk(data)
         timeout = shrunk(timeout)
         self.connection.check_caller()
-        payload = self._session.codec.encode(data)
+        payload = self._session.codec.pack(data)
         if self.connection.crowded():
             timeout = await self._wait_for_room(timeout)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
@@ -358,14 +359,14 @@ class Peer:
 
     def _call_payload(
         self, method: str, params: Sequence[object], named: Mapping[str, object] | None
-    ) -> bytes:
+    ) -> Outgoing:
         if not self._session.interphone:
             raise Unsupported("a Node end has no methods: ask it by a request")
         self.connection.check_caller()
         asked: dict[str, object] = {"method": method, "params": params}
         if named:
             asked["named"] = named
-        payload: bytes = self._session.codec.encode(asked)
+        payload: Outgoing = self._session.codec.pack(asked)
         return payload
 
     @overload
@@ -520,10 +521,10 @@ class Peer:
 
     # How a verb waits
 
-    async def ready_to_send(self, data: object, timeout: float | None = None) -> bytes:
+    async def ready_to_send(self, data: object, timeout: float | None = None) -> Outgoing:
         """Return `data` encoded, once there is room to send it; for a Client, too."""
         self.connection.check_caller()
-        payload: bytes = self._session.codec.encode(data)
+        payload: Outgoing = self._session.codec.pack(data)
         if self.connection.crowded():
             await self._wait_for_room(timeout)
         return payload

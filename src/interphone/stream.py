@@ -25,6 +25,7 @@ from .protocol.credit import MAX_WINDOW, UNIT
 from .protocol.events import Nonce
 from .protocol.payload import Codec
 from .protocol.session import Session
+from .protocol.wire import Outgoing
 
 __all__ = ["WINDOW", "BlockingSource", "Line", "Sink", "Source", "Stream", "check_window"]
 
@@ -157,7 +158,7 @@ class Sink:
     """
 
     def __init__(
-        self, connection: Connection, codec: Codec, offer: Callable[[bytes], bool]
+        self, connection: Connection, codec: Codec, offer: Callable[[Outgoing], bool]
     ) -> None:
         self._connection = connection
         self._codec = codec
@@ -176,7 +177,7 @@ class Sink:
             PayloadError: It has no form on the wire.
             MessageTooBig: It is over the limit.
         """
-        payload = self._codec.encode(item)
+        payload = self._codec.pack(item)
         if self._burst >= BURST:
             self._burst = 0
             await asyncio.sleep(0)

@@ -20,6 +20,7 @@ from .lanes import Arrears, Item, Lane, OwnLane, Parked, PeerLane, Tally
 from .peer import Peer
 from .protocol.states import State
 from .protocol.topics import Topics, matcher
+from .protocol.wire import Outgoing
 
 __all__ = ["Traffic"]
 
@@ -150,7 +151,7 @@ class Traffic:
                 lane.allowance.spend(len(item.value(protocol)))
         return True
 
-    def deliver(self, peer: Peer, body: bytes) -> bool:
+    def deliver(self, peer: Peer, body: Outgoing) -> bool:
         """Queue a body for a peer; False if it does not take it."""
         protocol = peer.protocol
         try:

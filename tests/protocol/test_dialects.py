@@ -9,13 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interphone.errors import PayloadError
-from interphone.protocol.dialects import ClassicJson, ClassicMessagePack, Dialect
+from interphone.protocol.dialects import ClassicJson, ClassicMessagePack, Dialect, Native
 from interphone.protocol.messages import END, MESSAGE, PONG, REQUEST, RESPONSE, Failure
 from interphone.protocol.payload import ABSENT, UNDEFINED, Json, MessagePack
+from interphone.protocol.wire import LARGE, Bulk
 
 STRICT, LENIENT = ClassicJson(Json()), ClassicJson(Json(lenient=True))
 STRICT_PACK = ClassicMessagePack(MessagePack())
 LENIENT_PACK = ClassicMessagePack(MessagePack(lenient=True))
+NATIVE = Native(MessagePack())
 DIALECTS = [
     pytest.param(STRICT, id="json"),
     pytest.param(LENIENT, id="json lenient"),
@@ -94,6 +96,31 @@ def test_short_ways_write_the_same_as_the_long_one(dialect: Dialect) -> None:
     assert dialect.message(value) == dialect.packet(MESSAGE, value)
     assert dialect.request(value, "12") == dialect.packet(REQUEST, value, "12")
     assert dialect.response(value, "12") == dialect.packet(RESPONSE, value, "12")
+
+
+@pytest.mark.parametrize("dialect", [*DIALECTS, pytest.param(NATIVE, id="native")])
+@pytest.mark.parametrize("options", [b"", "some"])
+def test_what_is_large_is_written_the_same_in_pieces(dialect: Dialect, options: Any) -> None:
+    told = dialect.codec.encode({"deadline": 1.5}) if options else b""
+    if dialect is LENIENT_PACK:
+        told = b""  # Node is told no options
+    large = dialect.codec.pack(b"x" * LARGE)
+    assert isinstance(large, Bulk)
+    plain, nonce = bytes(large), 12 if dialect is NATIVE else "12"
+
+    pairs = [
+        (dialect.message(large), dialect.message(plain)),
+        (dialect.request(large, nonce, told), dialect.request(plain, nonce, told)),
+        (dialect.call(large, nonce, told), dialect.call(plain, nonce, told)),
+        (dialect.response(large, nonce), dialect.response(plain, nonce)),
+        (dialect.response(large, 'q"'), dialect.response(plain, 'q"')),
+        (dialect.response(large, None), dialect.response(plain, None)),
+        (dialect.packet(RESPONSE, large, nonce), dialect.packet(RESPONSE, plain, nonce)),
+    ]
+
+    for written, expected in pairs:
+        assert len(written) == len(expected)
+        assert bytes(written) == expected
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

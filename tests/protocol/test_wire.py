@@ -3,12 +3,15 @@ from __future__ import annotations
 import tracemalloc
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from interphone.errors import MessageTooBig, RemoteProtocolError
-from interphone.protocol.wire import LARGE, MAX_TAG, Wire, tag
+from interphone.protocol import wire as wire_module
+from interphone.protocol.payload import Codec, Json, MessagePack
+from interphone.protocol.wire import LARGE, MAX_TAG, Bulk, Wire, tag
 
 
 def new_wire(limit: int = 1000) -> Wire:
@@ -140,6 +143,7 @@ def test_six_digits_are_refused_though_the_sixth_is_the_last() -> None:
 
 
 def test_memory_follows_what_came_and_not_what_was_claimed() -> None:
+    wire_module._spares.clear()
     wire = new_wire(limit=2**31 - 1)
     tracemalloc.start()
     try:
@@ -278,20 +282,31 @@ def test_nothing_is_padded_where_no_pad_is_set() -> None:
     sizes=st.lists(st.integers(0, 3 * LARGE), min_size=1, max_size=5),
     chunk=st.integers(1, 3 * LARGE),
     stops=st.booleans(),
+    lands=st.booleans(),
 )
 def test_large_bodies_come_whole_however_they_are_cut(
-    sizes: list[int], chunk: int, stops: bool
+    sizes: list[int], chunk: int, stops: bool, lands: bool
 ) -> None:
     wire, taken = new_wire(limit=3 * LARGE), []
     sent = [bytes([n]) * size for n, size in enumerate(sizes)]
     data = b"".join(tag(len(body)) + body for body in sent)
 
-    def take(body: bytes) -> None:
-        taken.append(body)
+    def take(body: bytes | bytearray) -> None:
+        taken.append(bytes(body))  # its memory may be used again
         wire.stopped = stops
 
-    for at in range(0, len(data), chunk):
-        wire.receive(data[at : at + chunk], take)
+    at = 0
+    while at < len(data):
+        if wire.landing and lands:
+            room = wire.room()
+            size = min(chunk, len(room), len(data) - at)
+            room[:size] = data[at : at + size]
+            wire.landed(size)
+            wire.receive(b"", take)
+        else:
+            size = chunk
+            wire.receive(data[at : at + size], take)
+        at += size
     while wire.stopped:
         assert wire.unfinished() == (len(taken) < len(sent))
         wire.stopped = False
@@ -303,8 +318,84 @@ def test_large_bodies_come_whole_however_they_are_cut(
 def test_a_large_body_may_begin_where_a_chunk_ends() -> None:
     wire, taken = new_wire(limit=LARGE), []
 
-    wire.receive(tag(LARGE), taken.append)
+    def take(body: bytes | bytearray) -> None:
+        taken.append(bytes(body))
+
+    wire.receive(tag(LARGE), take)
     assert wire.unfinished()
-    wire.receive(b"x" * LARGE + tag(1) + b"y", taken.append)
+    wire.receive(b"x" * LARGE + tag(1) + b"y", take)
 
     assert taken == [b"x" * LARGE, b"y"]
+
+
+def test_the_memory_of_a_large_body_is_used_again_unless_somebody_refers_to_it() -> None:
+    wire_module._spares.clear()
+    wire, kept = new_wire(limit=3 * LARGE), []
+
+    def bodies(letter: bytes, size: int, keep: bool) -> int:
+        where = []
+
+        def take(body: bytes | bytearray) -> None:
+            assert body == letter * size
+            where.append(id(body))
+            if keep:
+                kept.append(msgspec.Raw(body))
+
+        wire.receive(tag(size), take)
+        wire.receive(letter * size, take)
+        return where[0]
+
+    first = bodies(b"a", 3 * LARGE, keep=False)
+    assert bodies(b"b", LARGE, keep=True) == first
+    assert bodies(b"c", 2 * LARGE, keep=False) != first
+    assert bytes(kept[0]) == b"b" * LARGE
+
+
+def test_room_for_a_large_body_grows_as_it_comes() -> None:
+    wire_module._spares.clear()
+    wire = new_wire(limit=2**30)
+    taken_from(wire, tag(2**30), b"x")
+
+    for _ in range(100):
+        room = wire.room()
+        assert len(wire._large) <= 2 * wire._filled + 64 * 1024
+        wire.landed(len(room))
+
+    assert 2**20 < len(wire._large) < 100 * 2**20
+
+
+def test_large_bodies_are_sent_in_pieces_and_not_copied() -> None:
+    wire = new_wire(limit=2**30)
+    large = b"x" * LARGE
+
+    for body in (b"a", b"b", large, b"c", Bulk(b"d", large, b"", Bulk(b"e", large))):
+        wire.put(body)
+    pieces = wire.take_pieces()
+
+    assert b"".join(pieces) == (
+        b"\x81a\x81b"
+        + tag(LARGE)
+        + large
+        + b"\x81c"
+        + tag(2 * LARGE + 2)
+        + b"d"
+        + large
+        + b"e"
+        + large
+    )
+    assert sum(piece is large for piece in pieces) == 3
+    assert wire.queued == 0
+    assert wire.take_pieces() == [b""]
+
+
+@pytest.mark.parametrize("codec", [Json(), MessagePack()], ids=["json", "messagepack"])
+@pytest.mark.parametrize(
+    "value", ["x" * LARGE, ["x" * LARGE], b"x" * LARGE], ids=["text", "list", "bytes"]
+)
+def test_a_large_value_is_the_same_in_pieces(codec: Codec, value: object) -> None:
+    packed = codec.pack(value)
+
+    assert isinstance(packed, Bulk)
+    assert bytes(packed) == codec.encode(value)
+    assert len(packed) == len(codec.encode(value))
+    assert codec.decode(codec.encode(value), type(value)) == value

@@ -154,6 +154,20 @@ async def any_buffer_can_be_written(open_pair: OpenPair) -> None:
         assert await far.until_received(7) == b"abcdefg"
 
 
+async def pieces_arrive_as_one(open_pair: OpenPair) -> None:
+    """Large and small ones, however little of them the peer takes at once."""
+    async with open_pair() as (near, far):
+        pieces = [bytes([n]) * (BIG if n % 2 else n) for n in range(5)]
+        changed = bytearray(b"z" * BIG)
+        near.transport.writelines([*pieces, changed])
+        changed[:] = bytes(BIG)
+        near.transport.writelines([b"", memoryview(b"xendx")[1:4]])
+        sent = b"".join(pieces) + b"z" * BIG + b"end"
+        await far.until(lambda: len(far.received) >= len(sent))
+        assert far.received == sent
+        assert near.transport.get_write_buffer_size() == 0
+
+
 async def a_buffer_can_be_used_again_after_write(open_pair: OpenPair) -> None:
     async with open_pair() as (near, far):
         far.transport.pause_reading()
@@ -402,6 +416,7 @@ CHECKS: list[Check] = [
 # What our own transports promise beyond asyncio's and uvloop's.
 OWN_CHECKS: list[Check] = [
     *CHECKS,
+    pieces_arrive_as_one,
     a_buffer_can_be_used_again_after_write,
     what_is_written_after_close_is_dropped,
 ]

@@ -337,7 +337,7 @@ class Direct:
 
         def ask(link: Link, timeout: float | None) -> Any:
             session = link.session
-            raw = link.ask(session.request, session.codec.encode(data), timeout=timeout)
+            raw = link.ask(session.request, session.codec.pack(data), timeout=timeout)
             return result_of(session.codec, raw, returns)
 
         return self._on_link(shrunk(timeout), ask)
@@ -367,7 +367,7 @@ class Direct:
                 hear = self._listener(codec, on_progress)
             raw = link.ask(
                 session.call,
-                codec.encode(asked),
+                codec.pack(asked),
                 timeout=timeout,
                 hear=hear,
                 progress=hear is not None,

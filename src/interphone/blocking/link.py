@@ -45,6 +45,7 @@ from ..protocol.events import Nonce, Options, Reactions
 from ..protocol.messages import Asked, Failure, Welcome
 from ..protocol.session import Session
 from ..protocol.states import State
+from ..protocol.wire import LARGE, Outgoing
 from ..transports import PlainSocket
 
 __all__ = ["Link", "MovedError", "Ticket"]
@@ -152,7 +153,7 @@ class Link:
         self._pace = pace
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._out = b""  # what the system did not take
+        self._out: list[bytes | memoryview] = []  # what the system did not take
         self._cut = False  # the connection was lost before it took that
         self._reader: Ticket | None = None
         self._senders: set[Ticket] = set()
@@ -254,7 +255,7 @@ class Link:
         Raises:
             ConnectionLost: The connection is gone; see `.delivery`.
         """
-        payload = self.session.codec.encode(data)
+        payload = self.session.codec.pack(data)
         self._flush(None)
         with self._lock:
             self._guarded(self._put_message, payload)
@@ -265,7 +266,7 @@ class Link:
         if self._cut:
             raise ConnectionLost(self.session.error, delivery="maybe_sent")
 
-    def _put_message(self, payload: bytes) -> None:
+    def _put_message(self, payload: Outgoing) -> None:
         self._check_mine()
         self.session.send(payload)
         if not self._write():
@@ -415,17 +416,25 @@ class Link:
 
     def _receive(self) -> None:
         """Take what has come, and react to it."""
+        session = self.session
+        data, size = b"", None
         try:
-            data = self._socket.receive()
+            if session.landing:
+                size = self._socket.receive_into(session.room())
+            elif (came := self._socket.receive()) is not None:
+                data, size = came, len(came)
         except OSError as exc:
             self._lose(ConnectionLost(str(exc) or type(exc).__name__))
             return
-        if data:
+        if size:
             if self._pace is not None:
                 self._pace.came()
-            self.used = self.session.heard = monotonic()
-            self.session.receive(data, self._react)
-        elif data is not None:
+            self.used = session.heard = monotonic()
+            if data:
+                session.receive(data, self._react)
+            else:
+                session.landed(size, self._react)
+        elif size is not None:
             cut = self.session.unfinished()
             why = "the stream ended within a frame" if cut else "the other side hung up"
             self._lose(self.session.error or ConnectionLost(why))
@@ -456,22 +465,27 @@ class Link:
 
     def _write(self) -> bool:
         """Send what is queued, as far as the system takes it; whether the other end is there."""
-        data = self.session.data_to_send()
-        if self._out:
-            data = self._out + data
-        if not data:
+        session, out = self.session, self._out
+        if session.queued >= LARGE:
+            out += session.pieces_to_send()
+        elif data := session.data_to_send():
+            out.append(data)
+        if not out:
             return True
         try:
-            sent = self._socket.send(data)
+            sent = self._socket.send(out[0]) if len(out) == 1 else self._socket.send_pieces(out)
         except OSError as exc:
             self._on_broken(exc)
             return False
-        self._out = data[sent:] if sent < len(data) else b""
+        while out and sent >= len(out[0]):
+            sent -= len(out.pop(0))
+        if sent:
+            out[0] = memoryview(out[0])[sent:]
         return True
 
     def _on_broken(self, error: OSError) -> None:
         """The other end takes nothing any more. What it said before tells why."""
-        self._cut, self._out = self._cut or bool(self._out), b""
+        self._cut, self._out = self._cut or bool(self._out), []
         with suppress(OSError):
             while data := self._socket.receive():
                 self.session.receive(data, self._react)
@@ -509,7 +523,7 @@ class Link:
 
     def _lose(self, error: InterphoneError) -> None:
         self.session.lose(error, self._react)
-        self._cut, self._out = self._cut or bool(self._out), b""
+        self._cut, self._out = self._cut or bool(self._out), []
         self._socket.stop()
         self._close_if_over()
 

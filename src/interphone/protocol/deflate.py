@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 
 from ..errors import MessageTooBig, RemoteProtocolError
+from .wire import Body
 
 __all__ = ["Deflate"]
 
@@ -37,7 +38,7 @@ class Deflate:
         self._out = out
         return data
 
-    def inflate(self, body: bytes, limit: int) -> bytes:
+    def inflate(self, body: Body, limit: int) -> bytes:
         """Return the body inflated; no more than the limit is ever held.
 
         Raises:

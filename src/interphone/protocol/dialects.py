@@ -28,6 +28,7 @@ from .payload import (
     lenient_msgpack,
     lenient_msgpack_members,
 )
+from .wire import Body, Bulk, Outgoing
 
 __all__ = [
     "ClassicJson",
@@ -52,7 +53,7 @@ class Dialect(ABC):
         self._max_depth = codec.max_depth
 
     @abstractmethod
-    def read(self, body: bytes) -> Packet | None:
+    def read(self, body: Body) -> Packet | None:
         """Return what a body says; None if it is well-formed and no packet.
 
         Raises:
@@ -63,33 +64,33 @@ class Dialect(ABC):
     def packet(
         self,
         kind: int,
-        payload: bytes | msgspec.Raw,
+        payload: Outgoing | msgspec.Raw,
         nonce: object = None,
         *,
         mark: str | None = None,
         failure: Failure | None = None,
         options: dict[str, Any] | msgspec.Raw | None = None,
-    ) -> bytes:
+    ) -> Outgoing:
         """Return any packet; an `ABSENT` payload is left out."""
 
     @abstractmethod
-    def message(self, payload: bytes) -> bytes:
+    def message(self, payload: Outgoing) -> Outgoing:
         """Return a MESSAGE."""
 
     @abstractmethod
-    def request(self, payload: bytes, nonce: str | int, options: bytes = b"") -> bytes:
+    def request(self, payload: Outgoing, nonce: str | int, options: bytes = b"") -> Outgoing:
         """Return a REQUEST with a nonce of ours; its options are encoded already."""
 
     @abstractmethod
-    def call(self, payload: bytes, nonce: str | int, options: bytes = b"") -> bytes:
+    def call(self, payload: Outgoing, nonce: str | int, options: bytes = b"") -> Outgoing:
         """The same of the kind "call"."""
 
     @abstractmethod
-    def response(self, payload: bytes, nonce: object) -> bytes:
+    def response(self, payload: Outgoing, nonce: object) -> Outgoing:
         """Return a RESPONSE with the nonce as it came."""
 
     @abstractmethod
-    def publication(self, topic: str, payload: bytes | msgspec.Raw) -> bytes:
+    def publication(self, topic: str, payload: Outgoing | msgspec.Raw) -> bytes:
         """Return the payload ``{"pub": topic, "message": payload}``.
 
         Raises:
@@ -97,7 +98,7 @@ class Dialect(ABC):
         """
 
 
-def _check(codec: Codec, body: bytes, payload: msgspec.Raw) -> None:
+def _check(codec: Codec, body: Body, payload: msgspec.Raw) -> None:
     """Raise `PayloadError` if a packet nests too deeply, or its payload does.
 
     Nearly always only the payload is long enough, and often it is one text, or bytes.
@@ -111,7 +112,7 @@ def _check(codec: Codec, body: bytes, payload: msgspec.Raw) -> None:
 class ClassicJson(Dialect):
     """Packets as compact JSON, the default of the Node packages."""
 
-    def read(self, body: bytes) -> Packet | None:
+    def read(self, body: Body) -> Packet | None:
         """See `Dialect`."""
         try:
             packet: Packet = _json_packet(body)
@@ -129,13 +130,13 @@ class ClassicJson(Dialect):
     def packet(
         self,
         kind: int,
-        payload: bytes | msgspec.Raw,
+        payload: Outgoing | msgspec.Raw,
         nonce: object = None,
         *,
         mark: str | None = None,
         failure: Failure | None = None,
         options: dict[str, Any] | msgspec.Raw | None = None,
-    ) -> bytes:
+    ) -> Outgoing:
         """See `Dialect`."""
         parts = [b'{"t":%d' % kind]
         if payload:
@@ -153,28 +154,40 @@ class ClassicJson(Dialect):
 
     # Hot path: one formatting each, for the packets that come by the thousand.
 
-    def message(self, payload: bytes) -> bytes:
+    def message(self, payload: Outgoing) -> Outgoing:
         """See `Dialect`."""
+        if isinstance(payload, Bulk):
+            return Bulk(b'{"t":1,"d":', payload, b"}")
         return b'{"t":1,"d":%b}' % payload
 
-    def request(self, payload: bytes, nonce: str | int, options: bytes = b"") -> bytes:
+    def request(self, payload: Outgoing, nonce: str | int, options: bytes = b"") -> Outgoing:
         """See `Dialect`."""
+        if isinstance(payload, Bulk):
+            return self._large_request(payload, nonce, b',"o":' + options if options else b"")
         if options:
             return b'{"t":2,"d":%b,"n":"%b","o":%b}' % (payload, str(nonce).encode(), options)
         return b'{"t":2,"d":%b,"n":"%b"}' % (payload, str(nonce).encode())
 
-    def call(self, payload: bytes, nonce: str | int, options: bytes = b"") -> bytes:
+    def call(self, payload: Outgoing, nonce: str | int, options: bytes = b"") -> Outgoing:
         """See `Dialect`."""
         said = b',"o":' + options if options else b""
+        if isinstance(payload, Bulk):
+            return self._large_request(payload, nonce, b',"k":"call"' + said)
         return b'{"t":2,"d":%b,"n":"%b","k":"call"%b}' % (payload, str(nonce).encode(), said)
 
-    def response(self, payload: bytes, nonce: object) -> bytes:
+    def _large_request(self, payload: Bulk, nonce: str | int, said: bytes) -> Bulk:
+        return Bulk(b'{"t":2,"d":', payload, b',"n":"%b"%b}' % (str(nonce).encode(), said))
+
+    def response(self, payload: Outgoing, nonce: object) -> Outgoing:
         """See `Dialect`."""
+        if isinstance(payload, Bulk):
+            said = b',"n":' + self._encode(nonce) if nonce else b""
+            return Bulk(b'{"t":3,"d":', payload, said, b"}")
         if type(nonce) is str and nonce.isalnum() and nonce.isascii():
             return b'{"t":3,"d":%b,"n":"%b"}' % (payload, nonce.encode())
         return self.packet(RESPONSE, payload, nonce)
 
-    def publication(self, topic: str, payload: bytes | msgspec.Raw) -> bytes:
+    def publication(self, topic: str, payload: Outgoing | msgspec.Raw) -> bytes:
         """See `Dialect`."""
         if not payload:
             return b'{"pub":%b}' % self._encode(topic)
@@ -186,7 +199,7 @@ class ClassicJson(Dialect):
 _json_packet = msgspec.json.Decoder(Packet).decode
 
 
-def _lenient_packet(body: bytes) -> Packet | None:
+def _lenient_packet(body: Body) -> Packet | None:
     """Read what msgspec refuses and Node does not, keeping `d` as it was written."""
     value = lenient_json(body)
     if value is None:
@@ -207,7 +220,7 @@ _NUMBERS = frozenset((int, float))
 class ClassicMessagePack(Dialect):
     """The same packets as MessagePack maps (net-ipc's option)."""
 
-    def read(self, body: bytes) -> Packet | None:
+    def read(self, body: Body) -> Packet | None:
         """See `Dialect`."""
         packet: Any
         try:
@@ -224,7 +237,7 @@ class ClassicMessagePack(Dialect):
         read: Packet | None = packet
         return read
 
-    def _read_lenient(self, body: bytes) -> Packet | None:
+    def _read_lenient(self, body: Body) -> Packet | None:
         value = lenient_msgpack(body)
         if not isinstance(value, dict) or not _is_type(value.get("t")):
             return None
@@ -234,13 +247,13 @@ class ClassicMessagePack(Dialect):
     def packet(
         self,
         kind: int,
-        payload: bytes | msgspec.Raw,
+        payload: Outgoing | msgspec.Raw,
         nonce: object = None,
         *,
         mark: str | None = None,
         failure: Failure | None = None,
         options: dict[str, Any] | msgspec.Raw | None = None,
-    ) -> bytes:
+    ) -> Outgoing:
         """See `Dialect`."""
         parts = [b"\xa1t%c" % kind, b"\xa1d", bytes(payload) or UNDEFINED]
         if nonce:
@@ -254,28 +267,28 @@ class ClassicMessagePack(Dialect):
         keys = 2 + bool(nonce) + bool(mark) + (failure is not None) + bool(options)
         return b"%c%b" % (0x80 | keys, b"".join(parts))
 
-    def message(self, payload: bytes) -> bytes:
+    def message(self, payload: Outgoing) -> Outgoing:
         """See `Dialect`."""
         return self.packet(MESSAGE, payload)
 
-    def request(self, payload: bytes, nonce: str | int, options: bytes = b"") -> bytes:
+    def request(self, payload: Outgoing, nonce: str | int, options: bytes = b"") -> Outgoing:
         """See `Dialect`."""
         return self.packet(REQUEST, payload, nonce, options=msgspec.Raw(options))
 
-    def call(self, payload: bytes, nonce: str | int, options: bytes = b"") -> bytes:
+    def call(self, payload: Outgoing, nonce: str | int, options: bytes = b"") -> Outgoing:
         """See `Dialect`."""
         return self.packet(REQUEST, payload, nonce, mark="call", options=msgspec.Raw(options))
 
-    def response(self, payload: bytes, nonce: object) -> bytes:
+    def response(self, payload: Outgoing, nonce: object) -> Outgoing:
         """See `Dialect`."""
         return self.packet(RESPONSE, payload, nonce)
 
-    def publication(self, topic: str, payload: bytes | msgspec.Raw) -> bytes:
+    def publication(self, topic: str, payload: Outgoing | msgspec.Raw) -> bytes:
         """See `Dialect`."""
         return msgpack_publication(self.codec, topic, payload)
 
 
-def msgpack_publication(codec: Codec, topic: str, payload: bytes | msgspec.Raw) -> bytes:
+def msgpack_publication(codec: Codec, topic: str, payload: Outgoing | msgspec.Raw) -> bytes:
     """Return the payload of a publication as MessagePack; see `Dialect.publication`."""
     if not payload:
         return b"\x81\xa3pub" + codec.encode(topic)
@@ -298,7 +311,7 @@ class Native(Dialect):
     half the time of a JSON object (docs/topics/design.md has the numbers).
     """
 
-    def read(self, body: bytes) -> Packet | None:
+    def read(self, body: Body) -> Packet | None:
         """See `Dialect`."""
         try:
             packet = _native_packet(body)
@@ -314,17 +327,19 @@ class Native(Dialect):
     def packet(
         self,
         kind: int,
-        payload: bytes | msgspec.Raw,
+        payload: Outgoing | msgspec.Raw,
         nonce: object = None,
         *,
         mark: str | None = None,
         failure: Failure | None = None,
         options: dict[str, Any] | msgspec.Raw | None = None,
-    ) -> bytes:
+    ) -> Outgoing:
         """See `Dialect`."""
         if failure is None and not mark and not options:
-            encoded = _encode_native(nonce)
-            return b"\x93%c%b%b" % (kind, encoded, bytes(payload) or UNDEFINED)
+            head = b"\x93%c%b" % (kind, _encode_native(nonce))
+            if isinstance(payload, Bulk):
+                return Bulk(head, payload)
+            return head + (bytes(payload) or UNDEFINED)
         fields: list[object] = [kind, nonce, msgspec.Raw(bytes(payload) or UNDEFINED), mark]
         # What a handler put into a failure may have no form on the wire.
         fields += [None if failure is None else msgspec.Raw(self._encode(failure)), options]
@@ -332,26 +347,35 @@ class Native(Dialect):
 
     # Hot path: one formatting each.
 
-    def message(self, payload: bytes) -> bytes:
+    def message(self, payload: Outgoing) -> Outgoing:
         """See `Dialect`."""
+        if isinstance(payload, Bulk):
+            return Bulk(b"\x93\x01\xc0", payload)
         return b"\x93\x01\xc0" + payload
 
-    def request(self, payload: bytes, nonce: str | int, options: bytes = b"") -> bytes:
+    def request(self, payload: Outgoing, nonce: str | int, options: bytes = b"") -> Outgoing:
         """See `Dialect`."""
+        if isinstance(payload, Bulk):
+            head, said = (b"\x96\x02", b"\xc0\xc0" + options) if options else (b"\x93\x02", b"")
+            return Bulk(head + _encode_native(nonce), payload, said)
         if options:
             return b"".join((b"\x96\x02", _encode_native(nonce), payload, b"\xc0\xc0", options))
         return b"".join((b"\x93\x02", _encode_native(nonce), payload))
 
-    def call(self, payload: bytes, nonce: str | int, options: bytes = b"") -> bytes:
+    def call(self, payload: Outgoing, nonce: str | int, options: bytes = b"") -> Outgoing:
         """See `Dialect`."""
         said = options or b"\xc0"
+        if isinstance(payload, Bulk):
+            return Bulk(b"\x96\x02" + _encode_native(nonce), payload, b"\xa4call\xc0" + said)
         return b"".join((b"\x96\x02", _encode_native(nonce), payload, b"\xa4call\xc0", said))
 
-    def response(self, payload: bytes, nonce: object) -> bytes:
+    def response(self, payload: Outgoing, nonce: object) -> Outgoing:
         """See `Dialect`."""
+        if isinstance(payload, Bulk):
+            return Bulk(b"\x93\x03" + _encode_native(nonce), payload)
         return b"".join((b"\x93\x03", _encode_native(nonce), payload))
 
-    def publication(self, topic: str, payload: bytes | msgspec.Raw) -> bytes:
+    def publication(self, topic: str, payload: Outgoing | msgspec.Raw) -> bytes:
         """See `Dialect`."""
         return msgpack_publication(self.codec, topic, payload)
 

@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from ..errors import PayloadError
+from .wire import LARGE, Body, Bulk, Outgoing
 
 __all__ = [
     "ABSENT",
@@ -56,6 +57,10 @@ class Codec(Protocol):
         """Return `value` as bytes; raise `PayloadError` if it has no such form."""
         ...
 
+    def pack(self, value: object) -> Outgoing:
+        """The same to be sent; what is large may come in pieces, so that it is not copied."""
+        ...
+
     def decode(self, raw: Bytes, of: Any = Any) -> Any:
         """Return the value in `raw` as an `of`; raise `PayloadError` if it is none."""
         ...
@@ -64,7 +69,7 @@ class Codec(Protocol):
         """Return the values of an object as they were written; `PayloadError` if it is none."""
         ...
 
-    def check(self, body: bytes) -> None:
+    def check(self, body: Body) -> None:
         """Raise `PayloadError` if `body`, a packet, nests deeper than the limit."""
         ...
 
@@ -85,6 +90,10 @@ class Json:
 
     def encode(self, value: object) -> bytes:
         """See `Codec`."""
+        return bytes(self.pack(value))
+
+    def pack(self, value: object) -> Outgoing:
+        """See `Codec`."""
         try:
             encoded = _encode_json(value)
         except RecursionError:
@@ -97,6 +106,8 @@ class Json:
             raise PayloadError(f"the value cannot be encoded: {exc}") from exc
         if len(encoded) > self.max_depth:  # else it cannot nest deeper
             check_json_depth(encoded, self.max_depth)
+            if len(encoded) >= LARGE:
+                return Bulk(encoded)
         elif not encoded:
             raise PayloadError("an empty Raw is no value")
         return encoded
@@ -119,7 +130,7 @@ class Json:
                 raise PayloadError(str(exc)) from exc
         return lenient_json_members(bytes(raw))
 
-    def check(self, body: bytes) -> None:
+    def check(self, body: Body) -> None:
         """See `Codec`; the packet around the payload adds one level."""
         if len(body) > self.max_depth:
             check_json_depth(body, self.max_depth + 1)
@@ -142,7 +153,7 @@ def _json_decoder(of: Any) -> Any:
     return msgspec.json.Decoder(of).decode
 
 
-def lenient_json(body: bytes) -> Any:
+def lenient_json(body: Body) -> Any:
     """Decode as ``JSON.parse`` would: surrogates pass, bad UTF-8 becomes U+FFFD."""
     text = body.decode("utf-8", "replace")
     try:
@@ -154,7 +165,7 @@ def lenient_json(body: bytes) -> Any:
     return value
 
 
-def lenient_json_members(body: bytes) -> dict[str, msgspec.Raw]:
+def lenient_json_members(body: Body) -> dict[str, msgspec.Raw]:
     """Return the values of an object as they were written, bad UTF-8 replaced."""
     if not isinstance(lenient_json(body), dict):
         raise PayloadError("no JSON object")
@@ -235,6 +246,12 @@ class MessagePack:
 
     def encode(self, value: object) -> bytes:
         """See `Codec`."""
+        return bytes(self.pack(value))
+
+    def pack(self, value: object) -> Outgoing:
+        """See `Codec`."""
+        if isinstance(value, bytes) and LARGE <= len(value) < 2**32:
+            return Bulk(b"\xc6" + len(value).to_bytes(4, "big"), value)
         try:
             encoded = _encode_msgpack(_for_node(value) if self.lenient else value)
         except RecursionError:
@@ -243,6 +260,8 @@ class MessagePack:
             raise PayloadError(f"the value cannot be encoded: {exc}") from exc
         if len(encoded) > self.max_depth:  # else it cannot nest deeper
             check_msgpack_depth(encoded, self.max_depth)
+            if len(encoded) >= LARGE:
+                return Bulk(encoded)
         elif not encoded:
             raise PayloadError("an empty Raw is no value")
         return encoded
@@ -265,7 +284,7 @@ class MessagePack:
                 raise PayloadError(str(exc)) from exc
         return lenient_msgpack_members(bytes(raw))
 
-    def check(self, body: bytes) -> None:
+    def check(self, body: Body) -> None:
         """See `Codec`; the packet around the payload adds one level."""
         if len(body) > self.max_depth:
             check_msgpack_depth(body, self.max_depth + 1)
@@ -318,12 +337,12 @@ def _narrowed(value: Any) -> Any:
     return value
 
 
-def lenient_msgpack(body: bytes) -> Any:
+def lenient_msgpack(body: Body) -> Any:
     """Decode as msgpackr would: bad UTF-8 becomes U+FFFD."""
-    return _LenientReader(body).value()
+    return _LenientReader(bytes(body)).value()
 
 
-def lenient_msgpack_members(body: bytes) -> dict[str, msgspec.Raw]:
+def lenient_msgpack_members(body: Body) -> dict[str, msgspec.Raw]:
     """Return the values of a map as they were written; keys that are no strings are left out."""
     if not isinstance(lenient_msgpack(body), dict):
         raise PayloadError("no MessagePack map")
@@ -338,7 +357,7 @@ def lenient_msgpack_members(body: bytes) -> dict[str, msgspec.Raw]:
     return members
 
 
-def _end_of(body: bytes, at: int) -> int:
+def _end_of(body: Body, at: int) -> int:
     """Return where the value at `at` ends, in a body that is known to be MessagePack."""
     missing = 1
     while missing:
@@ -491,7 +510,7 @@ def check_msgpack_depth(body: Bytes, limit: int) -> None:
             left.pop()
 
 
-def _skip(body: bytes, at: int) -> tuple[int | None, int]:
+def _skip(body: Body, at: int) -> tuple[int | None, int]:
     """Return how many items the container at `at` has (None: it is none), and what is next."""
     lead = body[at]
     if lead < 0x80 or lead >= 0xE0:

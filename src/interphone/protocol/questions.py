@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from ..errors import Overloaded
 from .messages import RESPONSE
 from .pending import Pending
+from .wire import Outgoing
 
 __all__ = ["RESOLUTION", "Questions"]
 
@@ -48,7 +49,7 @@ class Questions:
 
     def __init__(self, max_pending: int, sooner: Callable[[], None]) -> None:
         self.pending: dict[str | int, Pending] = {}
-        self.held: dict[str | int, bytes] = {}
+        self.held: dict[str | int, Outgoing] = {}
         self.kind: type[str] | type[int] = str
         self.due: float | None = None
         self._max_pending = max_pending
@@ -92,7 +93,7 @@ class Questions:
             self._sooner()
         return nonce
 
-    def may_go(self, nonce: str | int, body: bytes) -> bool:
+    def may_go(self, nonce: str | int, body: Outgoing) -> bool:
         """Whether a request may be sent now; if not it is held."""
         if self._room is None:
             return True
@@ -121,9 +122,9 @@ class Questions:
         del self.pending[nonce]
         return entry
 
-    def released(self) -> Sequence[bytes]:
+    def released(self) -> Sequence[Outgoing]:
         """Return what was held and may be sent now."""
-        freed: list[bytes] = []
+        freed: list[Outgoing] = []
         while self.held:
             nonce = next(iter(self.held))
             size = len(self.held[nonce])

@@ -10,6 +10,9 @@ and takes bytes from it:
     session.next_tick                  when to call `tick`, or None: an attribute
     session.resume(react)              go on after `hold`
 
+Large frames need not be copied: `landing`, `room` and `landed` receive them where they are put
+together, `pieces_to_send` gives what is queued in pieces.
+
 Verbs (`request`, `respond`, `send`, …) only queue. `receive` never raises: what breaks the
 protocol is the last event, `violated`, so that bytes cut anywhere give the same events.
 
@@ -108,7 +111,7 @@ from .shapes import (
 from .states import LEGAL, State
 from .streams import Streams
 from .topics import is_pattern
-from .wire import Wire
+from .wire import Body, Outgoing, Wire
 
 __all__ = ["Session"]
 
@@ -272,6 +275,24 @@ class Session:
             self._end(refusal)
             react.violated(refusal)
 
+    @property
+    def landing(self) -> bool:
+        """Whether what comes next is of a large frame, for which there is a `room`."""
+        return self._wire.landing
+
+    def room(self) -> memoryview:
+        """Return where to write what comes next of a large frame, to be told of by `landed`.
+
+        It need not be used: `receive` takes all bytes. It must not be kept.
+        """
+        return self._wire.room()
+
+    def landed(self, size: int, react: Reactions) -> None:
+        """Take so many bytes that were written into the `room`."""
+        if self.state is not _CLOSED:
+            self._wire.landed(size)
+            self.receive(b"", react)
+
     def hold(self) -> None:
         """Take out no further frame, not even of bytes already received, until `resume`."""
         self._wire.stopped = True
@@ -320,7 +341,7 @@ class Session:
         self._head.clear()
         return rest
 
-    def _take_frame(self, body: bytes) -> None:
+    def _take_frame(self, body: Body) -> None:
         try:
             if self._deflate is not None:
                 body = self._deflate.inflate(body, self._wire.limit)
@@ -408,7 +429,7 @@ class Session:
             messagepack=self._messagepack,
             identity=self._identity(),
         )
-        opening = self._dialect.packet(CONNECTION, hello)
+        opening = bytes(self._dialect.packet(CONNECTION, hello))
         self._dialect.codec.check(opening)
         if len(opening) > self.limits.max_handshake_frame:
             raise MessageTooBig(size=len(opening), limit=self.limits.max_handshake_frame)
@@ -544,7 +565,7 @@ class Session:
         self._put = put if watch is None else partial(self._put_watched, put, read, watch)
 
     def _read_watched(
-        self, read: Callable[[bytes], Packet | None], watch: Watch, body: bytes
+        self, read: Callable[[Body], Packet | None], watch: Watch, body: Body
     ) -> Packet | None:
         packet = read(body)
         if packet is not None:
@@ -553,14 +574,14 @@ class Session:
 
     def _put_watched(
         self,
-        put: Callable[[bytes], None],
-        read: Callable[[bytes], Packet | None],
+        put: Callable[[Outgoing], None],
+        read: Callable[[Body], Packet | None],
         watch: Watch,
-        body: bytes,
+        body: Outgoing,
     ) -> None:
         put(body)
         try:
-            packet = read(body)
+            packet = read(bytes(body))
         except PayloadError:  # it is not for who watches to say what may be sent
             return
         if packet is not None:
@@ -799,13 +820,17 @@ class Session:
         """Return everything queued, in one piece."""
         return self._wire.take()
 
-    def send(self, payload: bytes) -> None:
+    def pieces_to_send(self) -> list[bytes]:
+        """Return everything queued, without copying what is large."""
+        return self._wire.take_pieces()
+
+    def send(self, payload: Outgoing) -> None:
         """Say something that has no answer."""
         if self.state is not _OPEN:
             self._require_open()
         self._put(self._dialect.message(payload))
 
-    def remark(self, payload: bytes) -> None:
+    def remark(self, payload: Outgoing) -> None:
         """Say something about a request that is being handled: a message, also while closing."""
         if self.answering:
             self._put(self._dialect.message(payload))
@@ -814,7 +839,7 @@ class Session:
     # `answered` or `failed`, exactly once, unless it is forgotten.
 
     def request(
-        self, payload: bytes, token: object, *, now: float = 0.0, timeout: float | None = None
+        self, payload: Outgoing, token: object, *, now: float = 0.0, timeout: float | None = None
     ) -> Nonce:
         """Ask something."""
         if self.state is not _OPEN:
@@ -825,7 +850,7 @@ class Session:
 
     def call(
         self,
-        payload: bytes,
+        payload: Outgoing,
         token: object,
         *,
         now: float = 0.0,
@@ -848,7 +873,7 @@ class Session:
 
     def open_stream(
         self,
-        payload: bytes,
+        payload: Outgoing,
         token: object,
         *,
         window: int,
@@ -867,7 +892,7 @@ class Session:
         self.streams.ask(nonce, token, window)
         return nonce
 
-    def report_progress(self, nonce: Nonce, payload: bytes) -> None:
+    def report_progress(self, nonce: Nonce, payload: Outgoing) -> None:
         """Tell the asker of a request how far the work is."""
         if self.state in (State.OPEN, State.DRAINING):
             self._put(self._dialect.packet(PROGRESS, payload, nonce))
@@ -1009,7 +1034,7 @@ class Session:
         payload: bytes | msgspec.Raw,
         whole: msgspec.Raw | None = None,
         marks: Marks = Marks(),  # noqa: B008  it is frozen
-    ) -> bytes:
+    ) -> Outgoing:
         """Return the body that delivers a publication in this session's flavour.
 
         `whole` is the object a Node publisher sent: Node subscribers get all its keys.
@@ -1025,16 +1050,16 @@ class Session:
             options=msgspec.to_builtins(marks),
         )
 
-    def message_body(self, payload: bytes) -> bytes:
+    def message_body(self, payload: Outgoing) -> Outgoing:
         """Return the body of a message in this session's flavour."""
         return self._dialect.message(payload)
 
-    def deliver(self, body: bytes) -> None:
+    def deliver(self, body: Outgoing) -> None:
         """Queue a body that `publication` or `message_body` made, for a session of its flavour."""
         self._require_open()
         self._put(body)
 
-    def respond(self, nonce: Nonce, payload: bytes) -> None:
+    def respond(self, nonce: Nonce, payload: Outgoing) -> None:
         """Answer a request. If the asker is gone the answer is dropped and counted.
 
         Raises:
@@ -1129,15 +1154,15 @@ class Session:
             if reason is not None:  # rather without a reason than not at all
                 self._put_end(None, code=code, reconnect=reconnect)
 
-    def _put_deflated(self, body: bytes) -> None:
+    def _put_deflated(self, body: Outgoing) -> None:
         assert self._deflate is not None  # it was agreed
-        self._wire.put(self._deflate.compress(body, self._wire.limit))
+        self._wire.put(self._deflate.compress(bytes(body), self._wire.limit))
 
-    def _put_piece(self, kind: int, payload: bytes | msgspec.Raw, nonce: Nonce) -> None:
+    def _put_piece(self, kind: int, payload: Outgoing | msgspec.Raw, nonce: Nonce) -> None:
         if self.answering:
             self._put(self._dialect.packet(kind, payload, nonce))
 
-    def _put_request(self, nonce: Nonce, body: bytes) -> Nonce:
+    def _put_request(self, nonce: Nonce, body: Outgoing) -> Nonce:
         """Queue a request, or hold it until there is credit."""
         try:
             if len(body) > self._wire.limit or self._questions.may_go(nonce, body):
@@ -1147,7 +1172,7 @@ class Session:
             raise
         return nonce
 
-    def _put_asking(self, nonce: Nonce, body: bytes) -> Nonce:
+    def _put_asking(self, nonce: Nonce, body: Outgoing) -> Nonce:
         """Queue what costs no credit."""
         try:
             self._put(body)

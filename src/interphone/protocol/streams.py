@@ -26,6 +26,7 @@ from .credit import Credit
 from .events import Counts, Nonce, Reactions
 from .messages import DEMAND, GRANT, INPUT, ITEM, Packet
 from .payload import ABSENT, Codec
+from .wire import Outgoing
 
 __all__ = ["Streams"]
 
@@ -70,7 +71,7 @@ class Streams:
 
     def __init__(
         self,
-        write: Callable[[int, bytes, Nonce], None],
+        write: Callable[[int, Outgoing, Nonce], None],
         codec: Callable[[], Codec],
         counts: Counts,
     ) -> None:
@@ -93,7 +94,7 @@ class Streams:
         if stream is not None:
             self._give(GRANT, nonce, stream.items.take(size))
 
-    def question(self, nonce: Nonce, payload: bytes) -> bool:
+    def question(self, nonce: Nonce, payload: Outgoing) -> bool:
         """Send a piece to the answerer; False if there is no credit, and nothing was done."""
         stream = self.asked.get(nonce)
         return stream is not None and self._pass(INPUT, nonce, payload, stream.questions)
@@ -134,7 +135,7 @@ class Streams:
         stream = self.served.get(nonce)
         return stream is not None and stream.finished
 
-    def item(self, nonce: Nonce, payload: bytes) -> bool:
+    def item(self, nonce: Nonce, payload: Outgoing) -> bool:
         """Send a piece of the answer; False if there is no credit, and nothing was done."""
         stream = self.served.get(nonce)
         return stream is not None and self._pass(ITEM, nonce, payload, stream.items)
@@ -191,7 +192,7 @@ class Streams:
             stream.questions.grant(self._units(packet.d))
             react.demanded(stream.token)
 
-    def _pass(self, kind: int, nonce: Nonce, payload: bytes, credit: Credit) -> bool:
+    def _pass(self, kind: int, nonce: Nonce, payload: Outgoing, credit: Credit) -> bool:
         if not credit.covers(len(payload)):
             return False
         self._write(kind, payload, nonce)  # it may be too big: then nothing is spent

@@ -92,12 +92,18 @@ class PlainSocket(Protocol):
     they do Python's own: `KeyboardInterrupt` comes through.
     """
 
-    def send(self, data: bytes) -> int:
+    def send(self, data: bytes | memoryview) -> int:
         """Send what the system takes at once; return how many bytes that were.
 
         Raises:
             OSError: The other end is gone.
         """
+
+    def send_pieces(self, pieces: list[bytes | memoryview]) -> int:
+        """The same of several pieces, without putting them together."""
+
+    def receive_into(self, room: memoryview) -> int | None:
+        """Write what has come into the room; return how much, as `receive` does."""
 
     def receive(self) -> bytes | None:
         """Return what has come, None if nothing has, or b"" at the end; never wait.

@@ -27,6 +27,7 @@ assert sys.platform != "win32"
 __all__ = ["NO_RESOURCES", "UnixSocket", "connect", "connect_socket"]
 
 CHUNK = 64 * 1024
+PIECES = 64  # that are sent at once; the systems allow 1024
 
 NO_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 TRANSIENT = NO_RESOURCES | {
@@ -112,12 +113,26 @@ class UnixSocket:
         self._recv = sock.recv  # bound once: hot path
         self._send = sock.send
 
-    def send(self, data: bytes) -> int:
+    def send(self, data: bytes | memoryview) -> int:
         """Send what the system takes at once."""
         try:
             return self._send(data)
         except (BlockingIOError, InterruptedError):
             return 0
+
+    def send_pieces(self, pieces: list[bytes | memoryview]) -> int:
+        """The same of several pieces."""
+        try:
+            return self._sock.sendmsg(pieces[:PIECES])
+        except (BlockingIOError, InterruptedError):
+            return 0
+
+    def receive_into(self, room: memoryview) -> int | None:
+        """Write what has come into the room; return how much."""
+        try:
+            return self._sock.recv_into(room)
+        except (BlockingIOError, InterruptedError):
+            return None
 
     def receive(self) -> bytes | None:
         """Return what has come."""

@@ -251,8 +251,28 @@ class SocketTransport(asyncio.Transport):
         self._keep(data, sent)
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
-        """Write several buffers as one."""
-        self.write(b"".join(list_of_data))
+        """Write several buffers as one, without putting them together."""
+        if self._eof_written:
+            raise RuntimeError("cannot write after write_eof()")
+        if self._state:
+            return
+        pieces = [p.cast("B") if p.__class__ is memoryview else p for p in list_of_data]
+        sent = 0
+        if not self._chunks:
+            assert self._sock is not None
+            try:
+                sent = self._sock.sendmsg(pieces[:CHUNKS])
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError as exc:
+                self._break(exc)
+                return
+            if sent == sum(map(len, pieces)):
+                return
+            self._loop.add_writer(self._fd, self._on_writable)
+        for piece in pieces:
+            self._keep(piece, min(sent, len(piece)))
+            sent -= min(sent, len(piece))
 
     def write_eof(self) -> None:
         """End the writing side once everything is written; reading goes on."""
