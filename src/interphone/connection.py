@@ -336,8 +336,11 @@ class Connection(asyncio.BufferedProtocol):
             self._largest, self._largest_end = size, self._written
         if pieces is None:
             transport.write(data)
-        else:
+        elif transport.get_extra_info("gathers"):
             transport.writelines(pieces)
+        else:  # asyncio's own puts them together, and forgets to pause (3.12.1)
+            for piece in pieces:
+                transport.write(piece)
         if session.nudge and self._nudge_timer is None:
             self._nudge_timer = self._loop.call_later(NUDGE, self._nudge)
 

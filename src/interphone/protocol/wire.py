@@ -10,6 +10,7 @@ Nothing above this class sees a tag, and nothing in it knows what a body means.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from ..errors import MessageTooBig, RemoteProtocolError
 
@@ -130,6 +131,7 @@ class Wire:
             if end > size:
                 if length >= LARGE:
                     self._large = _spares.pop() if _spares else bytearray()
+                    del self._large[length:]
                     self._missing = length
                     self._fill(data[start:])
                     self._kept = True
@@ -152,7 +154,6 @@ class Wire:
                 return b""
             body, self._large = self._large, bytearray()
             self._leave_room()
-            del body[self._filled :]
             self._filled = 0
             take(body)
             _keep_spare(body)
@@ -181,7 +182,8 @@ class Wire:
 
     def _leave_room(self) -> None:
         if self._room is not None:
-            self._room.release()
+            with suppress(BufferError):  # uvloop holds it until it has told of what came
+                self._room.release()
             self._room = None
 
     @property

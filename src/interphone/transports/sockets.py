@@ -72,7 +72,8 @@ class SocketTransport(asyncio.Transport):
         credentials: Credentials | None = None,
         peername: str = "",
     ) -> None:
-        super().__init__({"socket": sock, "credentials": credentials, "peername": peername})
+        extra = {"socket": sock, "credentials": credentials, "peername": peername}
+        super().__init__({**extra, "gathers": True})  # `writelines` copies nothing
         self._sock: socket.socket | None = None
         self.set_protocol(protocol)
         self._loop = loop
