@@ -23,9 +23,7 @@ from worker import item, say, stdin_lines
 
 from interphone import Client, InterphoneError, Limits, Server
 
-LIMITS = Limits(
-    max_inflight=65_536, max_pending=65_536, max_subscriptions=200_000, max_held=2**28
-)
+LIMITS = Limits(max_inflight=65_536, max_pending=65_536, max_subscriptions=200_000, max_held=2**28)
 TIGHT = Limits(max_pending=65_536)  # a server that takes 1,024 at once, as by default
 AT_ONCE = 50  # connects and subscriptions under way
 Command = Callable[..., Awaitable[None]]
@@ -269,7 +267,7 @@ async def main(role: str, address: str) -> None:
     lines = stdin_lines()
     told = Serving(address) if role == "server" else Asking(address)
     await told.begin()
-    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     say(ready=True, descriptors=limit)
     while words := await lines.get():
         command: Command = getattr(told, words[0])

@@ -14,6 +14,7 @@ a `Tally`.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -139,7 +140,7 @@ class PeerLane:
         self.id = id
         self.group = group
         self.allowance = allowance
-        self.parked: dict[Parked | Arrears, None] = {}
+        self.parked = _NOTHING
         self.used = 0
         self._missed: tuple[int, str] | None = None
 
@@ -181,7 +182,7 @@ class OwnLane:
     def __init__(self, subscription: Subscription[Any]) -> None:
         self.subscription = subscription
         self.group = subscription.group
-        self.parked: dict[Parked | Arrears, None] = {}
+        self.parked = _NOTHING
         self.used = 0
 
     @property
@@ -212,6 +213,17 @@ class OwnLane:
 Lane = PeerLane | OwnLane
 
 
+# Until something waits; an empty one of its own weighs more than a dict. Of a dict what has left at
+# the front would have to be passed over, each time, to find the first that is left.
+_NOTHING: OrderedDict[Parked | Arrears, None] = OrderedDict()
+
+
+def _park(lane: Lane, what: Parked | Arrears) -> None:
+    if lane.parked is _NOTHING:
+        lane.parked = OrderedDict()
+    lane.parked[what] = None
+
+
 class Parked:
     """A publication that waits for room in a lane, or in any of the lanes of a group.
 
@@ -226,7 +238,7 @@ class Parked:
         self.lanes = dict.fromkeys(lanes)
         self.tally = tally
         for lane in lanes:
-            lane.parked[self] = None
+            _park(lane, self)
         tally.waiting[self] = None
 
     def withdraw_from(self, lane: Lane) -> None:
@@ -255,7 +267,7 @@ class Arrears:
         self._retained = retained
         self._before = retained.count
         self._names = names[::-1]
-        lane.parked[self] = None
+        _park(lane, self)
 
     def __len__(self) -> int:
         """How many are left, at most."""
