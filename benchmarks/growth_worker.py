@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import resource
 import sys
 from collections.abc import Awaitable, Callable
@@ -46,7 +47,7 @@ class Serving:
         self.collecting = self.collections = 0.0
         gc.callbacks.append(self.note_collection)
 
-        @server.on_request
+        @server.on_request(on="inline")
         def echo(peer: Any, data: Any) -> Any:
             return data
 
@@ -280,6 +281,8 @@ async def main(role: str, address: str) -> None:
 if __name__ == "__main__":
     import uvloop
 
+    if os.environ.get("GROWTH_GC") == "off":  # to see what of a bend is the collector's
+        gc.disable()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
