@@ -43,6 +43,7 @@ class Place:
 
     def __init__(self, directory: Path, name: str, size: int) -> None:
         self.size = size
+        self.notes: Record = {}  # what making it took
         address = str(directory / f"{size}-{name}")
         program = [sys.executable, HERE / "growth_worker.py"]
         self.workers: list[Worker] = []
@@ -125,7 +126,7 @@ def idle(place: Place) -> None:
     before = place.server.resident()
     started, used = time.perf_counter(), place.cpu()
     place.crowd.ask("hold", place.size, timeout=LONG)
-    place.notes = {  # type: ignore[attr-defined]
+    place.notes = {
         "seconds": time.perf_counter() - started,
         "cpu": place.cpu() - used,
         "memory": place.server.resident() - before,
@@ -395,8 +396,8 @@ PARTS = {
 }
 
 
-def measure(scene: Scene, sizes: tuple[int, ...], rounds: int) -> list[Record]:
-    """All cases of a scene, at all sizes in turn."""
+def measure(scene: Scene, sizes: tuple[int, ...], rounds: int, first: int) -> list[Record]:
+    """All cases of a scene, at all sizes in turn, in new processes; the first round is `first`."""
     records = []
     with tempfile.TemporaryDirectory(prefix="ip-growth-") as directory, ExitStack() as stack:
         places = []
@@ -410,8 +411,8 @@ def measure(scene: Scene, sizes: tuple[int, ...], rounds: int) -> list[Record]:
                 for place in places:
                     if case.smallest <= place.size <= case.most:
                         record = once(scene, case, place)
-                        if at >= 0 or not rounds:
-                            records.append({"round": at, **record})
+                        if at >= 0:
+                            records.append({"round": first + at, **record})
         if scene.make is idle:
             records += map(held, places)
     return records
@@ -434,14 +435,13 @@ def once(scene: Scene, case: Case, place: Place) -> Record:
 
 def held(place: Place) -> Record:
     """What making so many connections took, what they weigh, and what closing them takes."""
-    notes: Record = place.notes  # type: ignore[attr-defined]
     collected = place.server.ask("collected")
     used = place.server.cpu()
     wall = place.timed(place.server, "close")
     used = place.server.cpu() - used
     return {
         "connections": place.size,
-        **{name: value / place.size for name, value in notes.items()},
+        **{name: value / place.size for name, value in place.notes.items()},
         "collecting": collected["seconds"],
         "objects": collected["objects"],
         "close": wall / place.size,
@@ -474,7 +474,8 @@ def write(directory: Path, about: Record, records: list[Record]) -> None:
     lines = [
         f"Commit {about['commit']}, source {about['source']}"
         f"{', with changes' if about['changed'] else ''}; {about['date']}, Python "
-        f"{about['python']}, {about['machine']}; form `{about['form']}`, {about['rounds']} rounds. "
+        f"{about['python']}, {about['machine']}; form `{about['form']}`: "
+        f"{about['rounds']} rounds, {about['times']} times. "
         f"Others used {foreign[len(foreign) // 2]:.2f} cores in the middle run.",
         "",
     ]
@@ -483,7 +484,7 @@ def write(directory: Path, about: Record, records: list[Record]) -> None:
         if not mine:
             continue
         name = f"growth-{report.file_name(part)}.svg"
-        curves = {}
+        curves: dict[str, list[tuple[float, float]]] = {}
         lines += [f"### {part.capitalize()}", "", f"![{part}](performance/{name})", ""]
         lines += ["| | size | µs | ratio | CPU µs | CPU ratio |", "| - | -: | -: | -: | -: | -: |"]
         for case in dict.fromkeys(record["case"] for record in mine):
@@ -522,19 +523,20 @@ def connections(records: list[Record]) -> list[str]:
         "server | closing them, µs each | CPU µs each |",
         "| -: " * 7 + "|",
     ]
-    for one in records:
-        if "connections" in one:
-            count = one["connections"]
-            cells = [
-                f"{count:,}",
-                report.short(1 / one["seconds"]),
-                report.short(one["cpu"] * 1e6),
-                f"{one['memory'] / 1024:.1f}" if count >= 100 else "",
-                report.short(one["objects"]),
-                report.short(one["close"] * 1e6),
-                report.short(one["close cpu"] * 1e6),
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+    made = [one for one in records if "connections" in one]
+    for count in dict.fromkeys(one["connections"] for one in made):
+        all_of_it = [one for one in made if one["connections"] == count]
+        one = {name: statistics.median(each[name] for each in all_of_it) for name in all_of_it[0]}
+        cells = [
+            f"{count:,}",
+            report.short(1 / one["seconds"]),
+            report.short(one["cpu"] * 1e6),
+            f"{one['memory'] / 1024:.1f}" if count >= 100 else "",
+            report.short(one["objects"]),
+            report.short(one["close"] * 1e6),
+            report.short(one["close cpu"] * 1e6),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -549,18 +551,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what growing work costs.")
     parser.add_argument("form", nargs="?", choices=("quick", "full"), default="quick")
     parser.add_argument("--only", type=lambda text: text.split(","), help="parts: topics,pending")
-    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--rounds", type=int, help="with the same processes")
+    parser.add_argument("--times", type=int, help="in new processes: some are slow all their life")
     parser.add_argument("--most", type=int, default=10**9, help="no size over this")
     parser.add_argument("--out", default=str(HERE.parent / ".cache" / "bench" / "growth"))
     parser.add_argument("--docs", action="store_true", help="put the result onto the page")
     arguments = parser.parse_args()
     quick = arguments.form == "quick"
-    arguments.rounds = arguments.rounds or (3 if quick else 5)
+    arguments.rounds = arguments.rounds or (3 if quick else 2)
+    arguments.times = arguments.times or (1 if quick else 3)
     directory = Path(arguments.out)
     directory.mkdir(parents=True, exist_ok=True)
     records: list[Record] = []
     with open(directory / "growth.jsonl", "w") as results:
-        about = facts(arguments)
+        about = facts(arguments) | {"times": arguments.times}
         results.write(json.dumps({"about": about}) + "\n")
         for scene in SCENES:
             if arguments.only and scene.part not in arguments.only:
@@ -569,10 +573,11 @@ def main() -> None:
                 size for size in (scene.quick if quick else scene.full) if size <= arguments.most
             )
             print(f"{time.strftime('%H:%M:%S')} {scene.cases[0].name}", flush=True)
-            found = measure(scene, sizes, arguments.rounds)
-            results.writelines(json.dumps(record) + "\n" for record in found)
-            results.flush()
-            records += found
+            for again in range(arguments.times):
+                found = measure(scene, sizes, arguments.rounds, again * arguments.rounds)
+                results.writelines(json.dumps(record) + "\n" for record in found)
+                results.flush()
+                records += found
     write(directory, about, records)
     if arguments.docs:
         put_into_docs(directory)
