@@ -283,3 +283,31 @@ def test_a_server_closes_without_comparing_its_peers(run: Callable[..., Any]) ->
         patch.setattr(Peer, "__hash__", object.__hash__, raising=False)
         run(close())
     assert compared < FEW
+
+
+@one_loop
+def test_an_id_is_not_compared_with_those_of_all_that_are_decided_about(
+    run: Callable[..., Any],
+) -> None:
+    async def main() -> int:
+        place, decided = MemoryAddress(), asyncio.Event()
+        server = Server(place)
+
+        @server.authorize
+        async def decide(peer: Peer, payload: Any) -> None:
+            await decided.wait()
+
+        async with server, AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+            for _ in range(FEW):
+                client = Client(place)
+                stack.push_async_callback(client.close)
+                group.create_task(client.connect())
+            while len(server._admission._deciding) < FEW:
+                await asyncio.sleep(0)
+            with Counting() as counting:
+                assert not server._admission._taken("nobody")
+            decided.set()
+        assert not server._admission._wanted
+        return counting.calls
+
+    assert run(main()) < FEW
