@@ -290,11 +290,12 @@ def test_an_id_is_not_compared_with_those_of_all_that_are_decided_about(
     run: Callable[..., Any],
 ) -> None:
     async def main() -> int:
-        place, decided = MemoryAddress(), asyncio.Event()
+        place, came, decided = MemoryAddress(), asyncio.Barrier(FEW + 1), asyncio.Event()
         server = Server(place)
 
         @server.authorize
         async def decide(peer: Peer, payload: Any) -> None:
+            await came.wait()
             await decided.wait()
 
         async with server, AsyncExitStack() as stack, asyncio.TaskGroup() as group:
@@ -302,8 +303,8 @@ def test_an_id_is_not_compared_with_those_of_all_that_are_decided_about(
                 client = Client(place)
                 stack.push_async_callback(client.close)
                 group.create_task(client.connect())
-            while len(server._admission._deciding) < FEW:
-                await asyncio.sleep(0)
+            await came.wait()
+            assert len(server._admission._deciding) == FEW
             with Counting() as counting:
                 assert not server._admission._taken("nobody")
             decided.set()
