@@ -14,7 +14,6 @@ a `Tally`.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -140,7 +139,7 @@ class PeerLane:
         self.id = id
         self.group = group
         self.allowance = allowance
-        self.parked = _NOTHING
+        self.parked: dict[Parked | Arrears, None] = {}
         self.used = 0
         self._missed: tuple[int, str] | None = None
 
@@ -182,7 +181,7 @@ class OwnLane:
     def __init__(self, subscription: Subscription[Any]) -> None:
         self.subscription = subscription
         self.group = subscription.group
-        self.parked = _NOTHING
+        self.parked: dict[Parked | Arrears, None] = {}
         self.used = 0
 
     @property
@@ -213,17 +212,6 @@ class OwnLane:
 Lane = PeerLane | OwnLane
 
 
-# Until something waits; an empty one of its own weighs more than a dict. Of a dict what has left at
-# the front would have to be passed over, each time, to find the first that is left.
-_NOTHING: OrderedDict[Parked | Arrears, None] = OrderedDict()
-
-
-def _park(lane: Lane, what: Parked | Arrears) -> None:
-    if lane.parked is _NOTHING:
-        lane.parked = OrderedDict()
-    lane.parked[what] = None
-
-
 class Parked:
     """A publication that waits for room in a lane, or in any of the lanes of a group.
 
@@ -238,7 +226,7 @@ class Parked:
         self.lanes = dict.fromkeys(lanes)
         self.tally = tally
         for lane in lanes:
-            _park(lane, self)
+            lane.parked[self] = None
         tally.waiting[self] = None
 
     def withdraw_from(self, lane: Lane) -> None:
@@ -267,7 +255,7 @@ class Arrears:
         self._retained = retained
         self._before = retained.count
         self._names = names[::-1]
-        _park(lane, self)
+        lane.parked[self] = None
 
     def __len__(self) -> int:
         """How many are left, at most."""
