@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-VERSUS = Path(__file__).resolve().parents[1] / "benchmarks" / "versus"
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+VERSUS = BENCHMARKS / "versus"
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="they pin processes")
 
@@ -60,3 +61,33 @@ def test_every_workload_runs(tmp_path: Path) -> None:
     assert workloads == {"W1", "W3", "W4×10", "W9", "W10"}
     assert all(record["value"] > 0 and record["count"] > 0 for record in records)
     assert "W1, one core" in (tmp_path / "report.md").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_growth_is_measured(tmp_path: Path) -> None:
+    command = [sys.executable, BENCHMARKS / "bench_growth.py", "quick", "--rounds", "1"]
+
+    done = subprocess.run(
+        [*command, "--most", "10", "--out", tmp_path], capture_output=True, text=True
+    )
+
+    assert not done.returncode, done.stderr
+    _, *records = map(json.loads, (tmp_path / "growth.jsonl").read_text("utf-8").splitlines())
+    measured = [record for record in records if "case" in record]
+    plots = {path.stem for path in tmp_path.glob("growth-*.svg")}
+    assert plots == {f"growth-{record['part'].replace(' ', '-')}" for record in measured}
+    assert all(record["wall"] > 0 and record["cpu"] > 0 for record in measured)
+    assert "one more connects" in (tmp_path / "growth.md").read_text("utf-8")
+
+
+def test_a_ratio_is_to_the_smallest_of_the_same_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from bench_growth import ratios
+
+    rows = [(0, 1, 2.0), (0, 10, 3.0), (1, 1, 4.0), (1, 10, 4.0)]
+    records = [
+        {"case": "it", "round": at, "size": size, "cpu": cpu, "wall": 0.0} for at, size, cpu in rows
+    ]
+
+    assert ratios(records, "it", 10, "cpu") == [1.5, 1.0]
+    assert ratios(records, "it", 10, "wall") == []

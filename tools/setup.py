@@ -243,7 +243,8 @@ def bench(*arguments: str) -> None:
     if "--only" not in arguments:
         for script in sorted((ROOT / "benchmarks").glob("bench_*.py")):
             if script.name != "bench_pipe.py" or WINDOWS:
-                run([python(VENV), script])
+                full = ["full"] if "full" in arguments and script.name == "bench_growth.py" else []
+                run([python(VENV), script, *full])
             elif sys.platform == "linux":
                 make_windows()
                 started = start_wine_python(max(WINDOWS_PYTHONS), [windows_path(script)])

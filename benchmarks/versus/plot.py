@@ -1,4 +1,4 @@
-"""Dot plots on a logarithmic axis, as SVG."""
+"""Dot plots on a logarithmic axis, and lines on two, as SVG."""
 
 from __future__ import annotations
 
@@ -56,6 +56,55 @@ def dots(title: str, rows: list[Row], marks: dict[float, str]) -> str:
             f'<circle class="{dot}" cx="{x(row.value)}" cy="{y}" r="5"/>',
             text(x(row.high) + 9, y + 4, f"{row.value:.2g}", "start"),
         ]
+    return "\n".join([*parts, "</svg>", ""])
+
+
+COLOURS = ("#05a", "#c50", "#283", "#a2a", "#777", "#b80", "#078")
+HEIGHT = 300
+
+
+def lines(
+    title: str, across: str, curves: dict[str, list[tuple[float, float]]], *, unit: str = "×"
+) -> str:
+    """Draw a line through the points of each curve, both axes logarithmic, with a line at 1."""
+    xs = [math.log10(x) for curve in curves.values() for x, _ in curve]
+    ys = [math.log10(y) for curve in curves.values() for _, y in curve] + [0.0]
+    left, right = min(xs), max(max(xs), min(xs) + 0.1)
+    low, high = min(*ys, -0.3) - 0.05, max(*ys, 0.7) + 0.05
+    edge, bottom = 60, TOP + HEIGHT
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return (
+            round(edge + WIDTH * (math.log10(x) - left) / (right - left), 1),
+            round(bottom - HEIGHT * (math.log10(y) - low) / (high - low), 1),
+        )
+
+    total = bottom + 52 + STEP * len(curves)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{edge + WIDTH + RIGHT}" '
+        f'height="{total}"><style>{STYLE}</style><rect width="100%" height="100%" fill="#fff"/>',
+        text(10, 20, title, "start", "t"),
+    ]
+    for tick in ticks(low, high):
+        y = at(1, tick)[1]
+        parts.append(line("one" if tick == 1 else "g", edge, y, edge + WIDTH, y))
+        parts.append(text(edge - 8, y + 4, f"{tick:g}{unit}", "end"))
+    for power in range(math.ceil(left), math.floor(right) + 1):
+        x = at(10.0**power, 1)[0]
+        parts.append(line("g", x, TOP, x, bottom))
+        parts.append(text(x, bottom + 16, f"{10**power:,}", "middle"))
+    parts.append(text(edge + WIDTH / 2, bottom + 34, across, "middle"))
+    for number, (name, curve) in enumerate(curves.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        points = [at(x, y) for x, y in sorted(curve)]
+        joined = " ".join(f"{x},{y}" for x, y in points)
+        parts.append(
+            f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="2"/>'
+        )
+        parts += [f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}"/>' for x, y in points]
+        y = bottom + 52 + STEP * number
+        parts.append(f'<circle cx="{edge + 6}" cy="{y}" r="5" fill="{colour}"/>')
+        parts.append(text(edge + 18, y + 4, name, "start"))
     return "\n".join([*parts, "</svg>", ""])
 
 

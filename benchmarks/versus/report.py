@@ -89,19 +89,29 @@ def write(directory: Path, about: Record, records: list[Record]) -> None:
 
 def put_into_docs(directory: Path) -> None:
     """Replace what the page says was measured, and its plots."""
-    head, rest = PAGE.read_text("utf-8").split(BEGIN)
-    _, tail = rest.split(END)
     _, *body = (directory / "report.md").read_text("utf-8").splitlines()
-    lines = [BEGIN]
+    lines = []
     for line in body:
         lines.append(line)
         name, _, title = line.removeprefix("## ").partition(": ")
         plot_file = f"{file_name(name.replace(', ', ' '))}.svg"
         if line.startswith("## W") and (directory / plot_file).exists():
-            PLOTS.mkdir(exist_ok=True)
-            shutil.copy(directory / plot_file, PLOTS / plot_file)
-            lines += ["", f"![{title}, as ratios to hand](performance/{plot_file})"]
-    PAGE.write_text("\n".join([head + lines[0], *lines[1:], END + tail]), "utf-8")
+            lines += ["", f"![{title}, as ratios to hand]({put_plot(directory, plot_file)})"]
+    replace_in_page(BEGIN, END, lines)
+
+
+def put_plot(directory: Path, plot_file: str) -> str:
+    """Copy a plot to where those of the page are; return how the page calls it."""
+    PLOTS.mkdir(exist_ok=True)
+    shutil.copy(directory / plot_file, PLOTS / plot_file)
+    return f"{PLOTS.name}/{plot_file}"
+
+
+def replace_in_page(begin: str, end: str, lines: list[str]) -> None:
+    """Replace what is between two marks of the page."""
+    head, rest = PAGE.read_text("utf-8").split(begin)
+    _, tail = rest.split(end)
+    PAGE.write_text("\n".join([head + begin, *lines, end + tail]), "utf-8")
 
 
 def about_text(about: Record, records: list[Record]) -> str:

@@ -25,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,18 +52,18 @@ class Failed(Exception):
 
 
 class Worker:
-    """One process of a peer, and what it says."""
+    """A process that is told what to do, and what it says."""
 
-    def __init__(self, peer: Peer, role: str, address: str) -> None:
-        self.name = f"{peer.name} {role}"
+    def __init__(self, name: str, command: Sequence[object], **env: str) -> None:
+        self.name = name
         self.process = subprocess.Popen(
-            [*command(peer, role), role, address],
+            [str(word) for word in command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if os.environ.get("BENCH_DEBUG") else subprocess.DEVNULL,
             text=True,
             cwd=HERE,
-            env=os.environ | ({"INTERPHONE_PURE": "1"} if peer.name.endswith(":pure") else {}),
+            env=os.environ | env,
         )
         self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self.listen, daemon=True).start()
@@ -99,9 +99,9 @@ class Worker:
         except OSError:
             raise Failed(f"{self.name}: ended") from None
 
-    def ask(self, *words: object) -> Record:
+    def ask(self, *words: object, timeout: float = ANSWER_WITHIN) -> Record:
         self.tell(*words)
-        return self.hear()
+        return self.hear(timeout)
 
     def pin(self, core: int) -> None:
         for pid in self.pids:
@@ -133,6 +133,12 @@ def clock_of(pid: int) -> int:
     return (~pid << 3) | 2
 
 
+def start(peer: Peer, role: str, address: str) -> Worker:
+    """Start an end of a peer."""
+    pure = {"INTERPHONE_PURE": "1"} if peer.name.endswith(":pure") else {}
+    return Worker(f"{peer.name} {role}", [*command(peer, role), role, address], **pure)
+
+
 def command(peer: Peer, role: str) -> list[str]:
     kind = peer.server if role == "server" else peer.client
     if kind == "c":
@@ -160,11 +166,11 @@ class Ends:
         self.peer = peer
         self.scale = 0.0  # messages a second, as the last run had it
         address = str(directory / f"{peer.name.replace(':', '-')}-{next(numbers)}")
-        self.server = Worker(peer, "server", address)
+        self.server = start(peer, "server", address)
         self.clients: list[Worker] = []
         try:
             for _ in range(2 if workload.kind == "publish" else 1):
-                self.clients.append(Worker(peer, "client", address))
+                self.clients.append(start(peer, "client", address))
         except BaseException:
             self.end()
             raise

@@ -57,6 +57,7 @@ class Admission:
         self._complain_after = 0.0
         self.evicted = 0
         self._deciding: dict[Peer, asyncio.Task[None]] = {}  # `authorize` runs
+        self._wanted: set[str] = set()  # their ids
 
     @property
     def waiting(self) -> tuple[Peer, ...]:
@@ -86,8 +87,9 @@ class Admission:
     def left(self, peer: Peer) -> None:
         """A connection ended."""
         self._incomplete.pop(peer, None)
-        if peer in self._deciding:
-            self._deciding.pop(peer).cancel()
+        deciding = self._decided(peer)
+        if deciding is not None:
+            deciding.cancel()
 
     def asked(self, peer: Peer, hello: Hello) -> None:
         """A client asks to come in."""
@@ -108,6 +110,7 @@ class Admission:
             deciding = self._tasks.start(self._decide(peer, self.authorize))
             if not deciding.done():
                 self._deciding[peer] = deciding
+                self._wanted.add(peer.id)
 
     async def _decide(self, peer: Peer, authorize: Callable[[Peer, Any], object]) -> None:
         try:
@@ -125,7 +128,14 @@ class Admission:
         else:
             self._let_in(peer)
         finally:
-            self._deciding.pop(peer, None)
+            self._decided(peer)
+
+    def _decided(self, peer: Peer) -> asyncio.Task[None] | None:
+        """It is not decided about any more."""
+        deciding = self._deciding.pop(peer, None)
+        if deciding is not None:
+            self._wanted.discard(peer.id)
+        return deciding
 
     def _choose_id(self, wanted: object) -> str:
         """The id a client had before, if nobody living has it; else a new one."""
@@ -141,7 +151,7 @@ class Admission:
             return _new_id()
 
     def _taken(self, id: str) -> bool:
-        return id in self._peers or any(other.id == id for other in self._deciding)
+        return id in self._peers or id in self._wanted
 
     def _let_in(self, peer: Peer) -> None:
         if _gone(peer):

@@ -7,6 +7,7 @@ answers what peers ask about them.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -49,10 +50,13 @@ class Exchange:
         self._topics: Topics[Lane] = Topics()
         self._traffic = Traffic(self._topics)
         self._lanes: dict[Peer, dict[int, PeerLane]] = {}
+        self._counts: dict[Peer, int] = {}  # topics of all lanes of a peer
         self._own: dict[Subscription[Any], OwnLane] = {}
         self._own_topics = 0  # of the server itself: they count for no limit
         self._publishing: dict[Peer, set[Tally]] = {}
-        self._left: dict[tuple[int | str | None, str], tuple[float, tuple[str, ...]]] = {}
+        # Of who left, and until when: the oldest first.
+        self._left: OrderedDict[tuple[int | str | None, str], tuple[float, tuple[str, ...]]]
+        self._left = OrderedDict()
 
     def names(self) -> set[str]:
         """Every topic and pattern somebody is subscribed to."""
@@ -69,15 +73,16 @@ class Exchange:
         """Subscribe a peer, to all of the topics or none."""
         lanes = self._lanes.get(peer, {})
         lane = lanes.get(terms.id)
-        held = () if lane is None else self._topics.of(lane)
-        new = [topic for topic in dict.fromkeys(topics) if topic not in held]
+        new = list(dict.fromkeys(topics))
+        if lane is not None:
+            new = [topic for topic in new if not self._topics.has(lane, topic)]
         limit = peer.protocol.limits.max_subscriptions
         fault = _fault(peer, topics, terms)
         if fault is None and lane is not None and lane.group != terms.group:
             fault = "a subscription stays in its queue group"
         if fault is not None:
             peer.inbox.fail(nonce, Failure("invalid", fault))
-        elif sum(len(self._topics.of(lane)) for lane in lanes.values()) + len(new) > limit:
+        elif self._counts.get(peer, 0) + len(new) > limit:
             peer.inbox.fail(nonce, Failure("overloaded", f"over {limit} subscriptions of one peer"))
         elif self._topics.total - self._own_topics + len(new) > self._max_subscriptions:
             peer.inbox.fail(nonce, Failure("overloaded", "the server has too many subscriptions"))
@@ -91,8 +96,8 @@ class Exchange:
     def _add(self, lane: PeerLane, topics: Iterable[str]) -> None:
         """Subscribe, and give the last values to who can tell that it is them."""
         self._lanes.setdefault(lane.peer, {})[lane.id] = lane
-        for topic in topics:
-            self._topics.add(lane, topic, exact=not lane.id)
+        added = sum([self._topics.add(lane, topic, exact=not lane.id) for topic in topics])
+        self._counts[lane.peer] = self._counts.get(lane.peer, 0) + added
         if lane.id:
             self._give_retained(lane, topics)
 
@@ -101,8 +106,9 @@ class Exchange:
         lane = self._lanes.get(peer, {}).get(terms.id)
         removed = [lane is not None and self._topics.remove(lane, topic) for topic in topics]
         if lane is not None:
+            self._counts[peer] -= sum(removed)
             self._traffic.trim(lane)
-            if not self._topics.of(lane):
+            if not self._topics.count(lane):
                 self._discard(lane)
         peer.inbox.respond(nonce, {"result": any(removed)})
 
@@ -110,7 +116,7 @@ class Exchange:
         lanes = self._lanes[lane.peer]
         del lanes[lane.id]
         if not lanes:
-            del self._lanes[lane.peer]
+            del self._lanes[lane.peer], self._counts[lane.peer]
 
     def forget(self, peer: Peer, nonce: Nonce, topic: str) -> None:
         """Forget the last value of a topic for a peer."""
@@ -248,7 +254,7 @@ class Exchange:
         if lane is not None:
             self._own_topics -= sum([self._topics.remove(lane, topic) for topic in topics])
             self._traffic.trim(lane)
-            if not self._topics.of(lane):
+            if not self._topics.count(lane):
                 del self._own[subscription]
 
     def took(self, subscription: Subscription[Any], size: int) -> None:
@@ -273,12 +279,15 @@ class Exchange:
         for tally in self._publishing.pop(peer, ()):
             self._traffic.give_up(tally)
         lanes = self._lanes.pop(peer, {})
+        self._counts.pop(peer, None)
         topics = [topic for lane in lanes.values() for topic in self._topics.drop(lane)]
         for lane in lanes.values():
             self._traffic.trim(lane)
         now = asyncio.get_running_loop().time()
-        self._left = {key: kept for key, kept in self._left.items() if kept[0] > now}
+        while self._left and next(iter(self._left.values()))[0] <= now:
+            self._left.popitem(last=False)
         if topics and remember:
+            self._left.pop(_key(peer), None)  # the newest stands last
             self._left[_key(peer)] = now + REMEMBERED, tuple(topics)
 
     def welcome_back(self, peer: Peer) -> None:

@@ -80,7 +80,7 @@ class Feed:
         self._entries: dict[Subscription[Any], _Entry] = {}
         self._by_id: dict[int, _Entry] = {}
         self._last_id = 0
-        self._leaving: dict[asyncio.Task[Any], int] = {}  # what the server is being told of, by id
+        self._leaving: dict[int, int] = {}  # how often the server is being told of the end of an id
         self._untold: dict[int, list[str]] = {}  # what it did not take
         self._told_again: set[int] = set()
 
@@ -149,8 +149,7 @@ class Feed:
             await self._leave(peer, farewell)
 
     def _remove(self, subscription: Subscription[Any], topics: Iterable[str]) -> _Farewell:
-        held = self._local.of(subscription)
-        removed = [topic for topic in topics if topic in held]
+        removed = [topic for topic in topics if self._local.has(subscription, topic)]
         unwanted = self._local.remove(subscription, removed)
         entry = self._entries.get(subscription)
         if entry is not None and not self._local.of(subscription):
@@ -183,17 +182,19 @@ class Feed:
         telling = self._tasks.start(answer)
 
         def told(telling: asyncio.Task[Any]) -> None:
-            del self._leaving[telling]
+            self._leaving[id] -= 1
+            if not self._leaving[id]:
+                del self._leaving[id]
             if not telling.cancelled() and telling.exception() is not None:
                 self._untold[id] = topics
 
-        self._leaving[telling] = id
+        self._leaving[id] = self._leaving.get(id, 0) + 1
         telling.add_done_callback(told)
         return telling
 
     def _tell_again(self, peer: Peer, id: int, topic: str) -> None:
         """The server publishes for a subscription that has ended: once, tell it again."""
-        if id > self._last_id or id in self._told_again or id in self._leaving.values():
+        if id > self._last_id or id in self._told_again or id in self._leaving:
             return
         self._told_again.add(id)
         if self._tell(peer, id, self._untold.pop(id, [topic])) is None:
@@ -228,14 +229,17 @@ class Feed:
     async def _restore_each(self, peer: Peer) -> None:
         asked: dict[_Entry, tuple[str, ...]] = {}
         while True:
-            if new := next((one for one in self._entries.values() if one not in asked), None):
-                asked[new] = self._local.of(new.subscription)
-                try:
-                    check_result(await self._subscribe(peer, new.subscription))
-                except ConnectionLost:
-                    raise
-                except InterphoneError as exc:
-                    self._report(exc)
+            if more := [one for one in self._entries.values() if one not in asked]:
+                for new in more:
+                    if new.subscription not in self._entries:
+                        continue  # it has left meanwhile
+                    asked[new] = self._local.of(new.subscription)
+                    try:
+                        check_result(await self._subscribe(peer, new.subscription))
+                    except ConnectionLost:
+                        raise
+                    except InterphoneError as exc:
+                        self._report(exc)
             elif left := next((one for one in asked if self._gone(one, asked[one])), None):
                 gone = self._gone(left, asked[left])
                 asked[left] = self._local.of(left.subscription)
@@ -245,8 +249,7 @@ class Feed:
 
     def _gone(self, entry: _Entry, topics: tuple[str, ...]) -> list[str]:
         """Which of these topics the subscription has left."""
-        wanted = self._local.of(entry.subscription)
-        return [topic for topic in topics if topic not in wanted]
+        return [topic for topic in topics if not self._local.has(entry.subscription, topic)]
 
     async def _restore_names(self, peer: Peer) -> None:
         """Subscribe to names, each once.

@@ -76,6 +76,7 @@ class Inbox:
         self._uncredited = 0  # under way without having been counted before it was sent
         self._held = 0  # bytes under way
         self._answers: dict[asyncio.Task[None], tuple[Nonce, Envelope | None]] = {}
+        self._numbered: dict[int, asyncio.Task[None]] = {}  # of native requests, by nonce
         self._messages: deque[msgspec.Raw] = _NONE
         self._reader: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None  # done at so many under way:
@@ -83,7 +84,7 @@ class Inbox:
         self._closer: asyncio.Task[Any] | None = None
         self._finishing = False  # it is being closed
         self._deferring = _NO_REASON  # why nothing is handled
-        self._deferred: list[_Deferred] = []
+        self._deferred: deque[_Deferred] = _NONE
 
     @property
     def _codec(self) -> Codec:
@@ -110,7 +111,7 @@ class Inbox:
         """Take one reason back; after the last one handle what was kept, in order."""
         self._deferring = self._deferring - {why} or _NO_REASON
         while self._deferred and not self._deferring:  # a handler may pause again
-            deferred = self._deferred.pop(0)
+            deferred = self._deferred.popleft()
             self._let_go(deferred.raw, credited=deferred.credited)
             deferred.handle()
 
@@ -123,6 +124,8 @@ class Inbox:
     def _defer(
         self, nonce: Nonce, raw: msgspec.Raw, handle: Callable[[], None], *, credited: bool
     ) -> None:
+        if self._deferred is _NONE:
+            self._deferred = deque()
         self._deferred.append(_Deferred(nonce, raw, handle, credited))
         self._take_on(raw, credited=credited)
 
@@ -284,10 +287,15 @@ class Inbox:
 
     def on_cancelled(self, nonce: Nonce) -> None:
         """Nobody waits for this answer any more; an answer that is gone already is fine."""
-        for task, (running, _) in self._answers.items():
-            if running == nonce:
+        if self._session.native:
+            if task := self._numbered.get(nonce):
                 task.cancel()
                 return
+        else:
+            for task, (running, _) in self._answers.items():
+                if running == nonce:
+                    task.cancel()
+                    return
         for deferred in self._deferred:
             if deferred.nonce == nonce is not None:
                 self._deferred.remove(deferred)
@@ -344,6 +352,8 @@ class Inbox:
         def ended(task: asyncio.Task[None]) -> None:
             task.cancelled() or task.exception()  # a KeyboardInterrupt ends the program anyway
             self._answers.pop(task, None)
+            if self._session.native and self._numbered.get(nonce) is task:
+                del self._numbered[nonce]
             self._let_go(raw, credited=True)
             if task.cancelled() and self._session.answering:  # every request is answered
                 self._session.fail(nonce, CANCELLED, id=envelope.id if envelope else ABSENT)
@@ -358,6 +368,8 @@ class Inbox:
             ended(answer)
         else:
             self._answers[answer] = nonce, envelope
+            if self._session.native:
+                self._numbered[nonce] = answer
             answer.add_done_callback(ended)
 
     async def _answer(
@@ -372,6 +384,8 @@ class Inbox:
         assert task is not None  # it runs in one
         set_handling(task)
         self._answers[task] = nonce, envelope  # an eager one runs before it is returned
+        if self._session.native:
+            self._numbered[nonce] = task
         deadline = set_deadline(until)  # also where there is none: a context may have another
         try:
             result = await work
@@ -513,7 +527,7 @@ class Inbox:
 
     def _turn_away(self) -> None:
         """What waits for the end of a pause will not be handled any more."""
-        deferred, self._deferred = self._deferred, []
+        deferred, self._deferred = self._deferred, _NONE
         for each in deferred:
             self._let_go(each.raw, credited=each.credited)
             if each.nonce is None:

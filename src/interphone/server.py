@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from types import MappingProxyType, TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
@@ -295,7 +296,7 @@ class Server:
         self._listener.close()
         self._inspector.close()
         try:
-            self._abort_all(reason, but=self._peers.values())
+            self._abort_all(reason, but={*self._peers.values()})
             me = handling()
             goodbyes = (
                 peer.close_besides(me, reason, grace=grace, reconnect=allow_reconnect)
@@ -309,7 +310,7 @@ class Server:
             await self._tidy(reason, max(0.0, until - loop.time()))
 
     def _abort_all(
-        self, reason: object, *, but: Collection[Peer] = ()
+        self, reason: object, *, but: AbstractSet[Peer] = frozenset()
     ) -> list[asyncio.Future[None]]:
         peers = (*self._peers.values(), *self._admission.waiting)
         aborted = [peer.connection for peer in peers if peer not in but]

@@ -20,7 +20,7 @@ from .hooks import Runner, being_cancelled
 from .limits import MAX_QUEUE
 from .protocol.payload import Codec
 from .protocol.shapes import Ack
-from .protocol.topics import Topics, is_pattern, matches, pattern_fault, topic_fault
+from .protocol.topics import Topics, is_pattern, matcher, pattern_fault, topic_fault
 
 __all__ = [
     "MAX_QUEUE",
@@ -258,7 +258,8 @@ class Subscription(Generic[ItemT]):
 
     async def unsubscribe(self, *topics: str) -> None:
         """Stop receiving some of the topics; the subscription ends with the last of them."""
-        gone = [topic for topic in topics if topic in self.topics]
+        held = set(self.topics)
+        gone = {topic: None for topic in topics if topic in held}
         await self._hub.detach(self, gone)
         self.topics = tuple(topic for topic in self.topics if topic not in gone)
         if not self.topics:
@@ -476,10 +477,12 @@ class Subscriptions:
 
     def __init__(self) -> None:
         self._topics: Topics[Subscription[Any]] = Topics()
+        self._patterns: dict[Subscription[Any], Callable[[str], bool]] = {}  # whether one matches
 
     def add(self, subscription: Subscription[Any]) -> list[str]:
         """Add a subscriber; return the topics nobody here wanted before."""
         new = [topic for topic in subscription.topics if not self._topics.holders(topic)]
+        self._patterns.pop(subscription, None)
         for topic in subscription.topics:
             self._topics.add(subscription, topic)
         return new
@@ -487,6 +490,7 @@ class Subscriptions:
     def remove(self, subscription: Subscription[Any], topics: Iterable[str]) -> list[str]:
         """Remove a subscriber from topics; return those nobody here wants any more."""
         removed = [topic for topic in topics if self._topics.remove(subscription, topic)]
+        self._patterns.pop(subscription, None)
         return [topic for topic in removed if not self._topics.holders(topic)]
 
     def names(self) -> tuple[str, ...]:
@@ -503,8 +507,19 @@ class Subscriptions:
 
     def wants(self, subscription: Subscription[Any], topic: str) -> bool:
         """Whether a publication on the topic is for this subscriber."""
-        topics = self._topics.of(subscription)
-        return topic in topics or any(matches(pattern, topic) for pattern in topics)
+        if self._topics.has(subscription, topic):
+            return True
+        if not self._topics.count(subscription):
+            return False
+        wanted = self._patterns.get(subscription)
+        if wanted is None:
+            wanted = matcher(filter(is_pattern, self._topics.of(subscription)))
+            self._patterns[subscription] = wanted
+        return wanted(topic)
+
+    def has(self, subscription: Subscription[Any], topic: str) -> bool:
+        """Whether a subscriber wants this very topic or pattern."""
+        return self._topics.has(subscription, topic)
 
     def on(self, topic: str) -> tuple[Subscription[Any], ...]:
         """Who wants what is published on this topic."""

@@ -6,7 +6,9 @@ it takes on at once, what is more waits here, in order.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from heapq import heapify, heappop, heappush
 
 from ..errors import Overloaded
 from .messages import RESPONSE
@@ -16,6 +18,12 @@ from .wire import Outgoing
 __all__ = ["RESOLUTION", "Questions"]
 
 RESOLUTION = 0.005  # seconds between two looks for what is overdue
+MANY = 256  # questions: to look at all of them takes as long as a few messages
+AHEAD = 0.25  # seconds: of so many, those that are due within it are set apart
+
+# Until something is held; an empty one of its own weighs more than a dict. Of a dict what has left
+# at the front would have to be passed over, each time, to find the oldest that is left.
+_NOTHING: OrderedDict[str | int, Outgoing] = OrderedDict()
 
 
 class Questions:
@@ -34,10 +42,12 @@ class Questions:
 
     __slots__ = (
         "_bytes",
+        "_horizon",
         "_last",
         "_max_bytes",
         "_max_pending",
         "_room",
+        "_soon",
         "_sooner",
         "_swept",
         "_under_way",
@@ -49,13 +59,16 @@ class Questions:
 
     def __init__(self, max_pending: int, sooner: Callable[[], None]) -> None:
         self.pending: dict[str | int, Pending] = {}
-        self.held: dict[str | int, Outgoing] = {}
+        self.held = _NOTHING
         self.kind: type[str] | type[int] = str
         self.due: float | None = None
         self._max_pending = max_pending
         self._sooner = sooner
         self._last = 0
         self._swept = 0.0
+        # What is due before the horizon, soonest first, also if it has been answered meanwhile.
+        self._soon: list[tuple[float, str | int]] = []
+        self._horizon = 0.0
         self._room: int | None = None
         self._max_bytes = 0
         self._bytes = 0
@@ -88,6 +101,8 @@ class Questions:
             return nonce
         deadline = now + timeout
         pending[nonce] = Pending(token, deadline, timeout, answer)
+        if deadline < self._horizon:
+            heappush(self._soon, (deadline, nonce))
         if self.due is None or deadline < self.due:
             self.due = max(deadline, self._swept + RESOLUTION)
             self._sooner()
@@ -104,6 +119,8 @@ class Questions:
             under_way[nonce] = size
             self._bytes += size
             return True
+        if self.held is _NOTHING:
+            self.held = OrderedDict()
         self.held[nonce] = body
         return False
 
@@ -146,15 +163,32 @@ class Questions:
 
     def overdue(self, now: float) -> list[str | int]:
         """Find what is overdue, and when to look again."""
+        self._swept = now
+        if now >= self._horizon:
+            return self._look_at_all(now)
+        late, soon = [], self._soon
+        while soon and soon[0][0] <= now:
+            nonce = heappop(soon)[1]
+            if nonce in self.pending:
+                late.append(nonce)
+        self.due = max(soon[0][0] if soon else self._horizon, now + RESOLUTION)
+        return late
+
+    def _look_at_all(self, now: float) -> list[str | int]:
+        """The same. Of many, set those apart that are soon due: they are not all looked at then."""
         late, soonest = [], None
+        self._soon, self._horizon = [], now + AHEAD if len(self.pending) > MANY else 0.0
         for nonce, entry in self.pending.items():
             if entry.deadline is None:
                 continue
             if entry.deadline <= now:
                 late.append(nonce)
-            elif soonest is None or entry.deadline < soonest:
+                continue
+            if soonest is None or entry.deadline < soonest:
                 soonest = entry.deadline
-        self._swept = now
+            if entry.deadline < self._horizon:
+                self._soon.append((entry.deadline, nonce))
+        heapify(self._soon)
         self.due = None if soonest is None else max(soonest, now + RESOLUTION)
         return late
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
 
 from ..errors import Overloaded
 from .payload import Codec
-from .topics import is_pattern, matcher
+from .topics import Step, first_step, is_pattern
 
 __all__ = ["Kept", "Retained"]
 
@@ -27,6 +28,16 @@ class Kept(NamedTuple):
     number: int
 
 
+class _Level:
+    """A level of the topics; `topic` is the one that ends here, if there is one."""
+
+    __slots__ = ("below", "topic")
+
+    def __init__(self) -> None:
+        self.below: dict[str, _Level] = {}
+        self.topic: str | None = None
+
+
 class Retained:
     """Last values by topic, at most so many and so many bytes.
 
@@ -39,6 +50,7 @@ class Retained:
         self._max_topics = max_topics
         self._max_size = max_size
         self._kept: dict[str, Kept] = {}
+        self._levels = _Level()  # their topics, so that a pattern meets only what begins as it does
         self.size = self.count = 0
 
     def __len__(self) -> int:
@@ -56,7 +68,8 @@ class Retained:
             raise Overloaded(f"over {self._max_topics} topics have a last value")
         if size > self._max_size:
             raise Overloaded(f"the last values of all topics are over {self._max_size} bytes")
-        self._kept.pop(topic, None)  # the newest stands last
+        if last is None:
+            self._find(topic, make=True)[-1].topic = topic
         copy = raw.copy()  # not the frame it came in
         self._kept[topic] = Kept(topic, copy, codec, self.count)
         self.count += 1
@@ -68,7 +81,22 @@ class Retained:
         if last is None:
             return False
         self.size -= _size(last.topic, last.raw)
+        path, levels = self._find(topic), topic.split(".")
+        path[-1].topic = None
+        while len(path) > 1 and path[-1].topic is None and not path[-1].below:
+            path.pop()  # what leads nowhere any more
+            del path[-1].below[levels[len(path) - 1]]
         return True
+
+    def _find(self, topic: str, *, make: bool = False) -> list[_Level]:
+        """The levels that lead to a topic, from the root."""
+        path = [self._levels]
+        for level in topic.split("."):
+            below = path[-1].below
+            if make and level not in below:
+                below[level] = _Level()
+            path.append(below[level])
+        return path
 
     def get(self, topic: str, before: int) -> Kept | None:
         """The value of a topic, if it was among the first `before` that were kept."""
@@ -77,12 +105,41 @@ class Retained:
 
     def matching(self, topics: Iterable[str]) -> list[Kept]:
         """The values for who subscribes to these topics and patterns, each once, oldest first."""
-        names = set(topics)
-        if len(names) == 1 and not any(map(is_pattern, names)):
-            # The usual case, without looking at all of them.
-            return [self._kept[name] for name in names if name in self._kept]
-        wanted = matcher(names)
-        return [kept for topic, kept in self._kept.items() if wanted(topic)]
+        names, patterns = set[str](), []
+        for topic in topics:
+            if is_pattern(topic):
+                patterns.append(topic)
+            elif topic in self._kept:
+                names.add(topic)
+        if patterns:
+            names.update(self._matched(first_step(patterns)))
+        return sorted([self._kept[name] for name in names], key=_NUMBER)
+
+    def _matched(self, begin: Step) -> Iterator[str]:
+        """The topics that patterns want; of the levels only those are looked at that lead there."""
+        places = [(self._levels, begin)]
+        while places:
+            level, step = places.pop()
+            if step.ends and level.topic is not None:
+                yield level.topic
+            if step.rest:
+                yield from _all_below(level)
+            elif step.open or len(step.said) > len(level.below):
+                places += [(below, step.after(name)) for name, below in level.below.items()]
+            else:
+                said = [name for name in step.said if name in level.below]
+                places += [(level.below[name], step.after(name)) for name in said]
+
+
+_NUMBER = attrgetter("number")
+
+
+def _all_below(level: _Level) -> Iterator[str]:
+    levels = [*level.below.values()]
+    for below in levels:  # they become more meanwhile
+        levels += below.below.values()
+        if below.topic is not None:
+            yield below.topic
 
 
 def _size(topic: str, raw: msgspec.Raw) -> int:

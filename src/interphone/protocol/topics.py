@@ -17,7 +17,9 @@ from typing import Generic, TypeVar
 
 __all__ = [
     "MAX_TOPIC",
+    "Step",
     "Topics",
+    "first_step",
     "is_pattern",
     "matcher",
     "matches",
@@ -75,15 +77,7 @@ def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
     Each level of a topic costs the same, however many patterns there are: what is left of them
     after some levels is found out once, and patterns that go on alike are one.
     """
-    known: dict[tuple[str, _Chain | None], _Chain] = {}
-    chains: dict[_Chain | None, None] = {}
-    for pattern in patterns:
-        chain: _Chain | None = None
-        for level in reversed(pattern.split(".")):
-            key = level, chain
-            chain = known.get(key) or known.setdefault(key, _Chain(level, chain))
-        chains[chain] = None
-    begin = _Step(chains)
+    begin = first_step(patterns)
 
     def wanted(topic: str) -> bool:
         step = begin
@@ -96,6 +90,19 @@ def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
     return wanted
 
 
+def first_step(patterns: Iterable[str]) -> Step:
+    """What these patterns want of topics, before the first level of one is known."""
+    known: dict[tuple[str, _Chain | None], _Chain] = {}
+    chains: dict[_Chain | None, None] = {}
+    for pattern in patterns:
+        chain: _Chain | None = None
+        for level in reversed(pattern.split(".")):
+            key = level, chain
+            chain = known.get(key) or known.setdefault(key, _Chain(level, chain))
+        chains[chain] = None
+    return Step(chains)
+
+
 class _Chain:
     """Levels of a pattern from one on; those that say the same are one object."""
 
@@ -106,41 +113,43 @@ class _Chain:
         self.tail = tail
 
 
-class _Step:
+class Step:
     """What of some patterns is left for topics that begin in one way.
 
     Attributes:
         left: It; None is a pattern that ends here.
         ends: Whether one of them ends here.
         rest: Whether one takes whatever follows.
+        open: What goes on with any level.
+        said: What goes on with this very level.
     """
 
-    __slots__ = ("_next", "_open", "_said", "ends", "left", "rest")
+    __slots__ = ("_next", "ends", "left", "open", "rest", "said")
 
     def __init__(self, left: dict[_Chain | None, None]) -> None:
         self.left = left
         self.ends = None in left
         self.rest = False
-        self._said: dict[str, dict[_Chain | None, None]] = {}  # what goes on with this very level
-        self._open: dict[_Chain | None, None] = {}  # what goes on with any
-        self._next: dict[str | None, _Step] = {}  # None: a level that nobody says
+        self.said: dict[str, dict[_Chain | None, None]] = {}
+        self.open: dict[_Chain | None, None] = {}
+        self._next: dict[str | None, Step] = {}  # None: a level that nobody says
         for chain in left:
             if chain is None:
                 continue
             if chain.level == ONE:
-                self._open[chain.tail] = None
+                self.open[chain.tail] = None
             elif chain.level == REST:
                 self.rest = True
             else:
-                self._said.setdefault(chain.level, {})[chain.tail] = None
+                self.said.setdefault(chain.level, {})[chain.tail] = None
 
-    def after(self, level: str) -> _Step:
+    def after(self, level: str) -> Step:
         """What is left when the topic goes on with this level."""
-        key = level if level in self._said else None
+        key = level if level in self.said else None
         step = self._next.get(key)
         if step is None:
-            said = {} if key is None else self._said[key]
-            step = self._next[key] = _Step(self._open | said)
+            said = {} if key is None else self.said[key]
+            step = self._next[key] = Step(self.open | said)
         return step
 
 
@@ -233,6 +242,14 @@ class Topics(Generic[S]):
     def of(self, subscriber: S) -> tuple[str, ...]:
         """The topics and patterns of one subscriber."""
         return tuple(self._topics.get(subscriber, ()))
+
+    def has(self, subscriber: S, topic: str) -> bool:
+        """Whether this very topic or pattern is one of the subscriber's."""
+        return topic in self._topics.get(subscriber, ())
+
+    def count(self, subscriber: S) -> int:
+        """How many topics and patterns a subscriber has."""
+        return len(self._topics.get(subscriber, ()))
 
     def subscribers(self) -> tuple[S, ...]:
         """Everybody who wants anything."""
