@@ -966,7 +966,7 @@ class Session:
     def ask_to_publish(
         self,
         topic: str,
-        payload: bytes,
+        payload: Outgoing,
         token: object,
         *,
         posting: Posting = Posting(),  # noqa: B008  it is frozen
@@ -1031,7 +1031,7 @@ class Session:
     def publication(
         self,
         topic: str,
-        payload: bytes | msgspec.Raw,
+        payload: Outgoing | msgspec.Raw,
         whole: msgspec.Raw | None = None,
         marks: Marks = Marks(),  # noqa: B008  it is frozen
     ) -> Outgoing:
