@@ -16,6 +16,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -31,7 +32,7 @@ from .protocol.events import Reactions
 from .protocol.messages import IDLE
 from .protocol.session import Session
 from .protocol.states import State
-from .transports import hung_up, same_owner
+from .transports import hung_up, same_owner, shared_memory
 
 __all__ = ["Connection"]
 
@@ -156,8 +157,18 @@ class Connection(asyncio.BufferedProtocol):
         self.credentials = transport.get_extra_info("credentials")
         self.same_owner = same_owner(transport)
         self._transport.set_write_buffer_limits(limits.high_water, limits.low_water)
+        self._share()
         self._made()
         self.arm()
+
+    def _share(self) -> None:
+        """Share memory with the other end, if this end may."""
+        session = self._session
+        if session.pools:
+            if session.memory is None:
+                session.memory = shared_memory(self.credentials)
+            if session.memory is not None:
+                session.memory.tell = self._news_soon
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Lend the transport the buffer of the loop."""
@@ -205,6 +216,8 @@ class Connection(asyncio.BufferedProtocol):
         self._settle_departures(left=exc is None)
         self._timer = self._end_timer = self._stall_timer = self._watch_timer = None
         session.lose(error, self._react)
+        if session.memory is not None:
+            session.memory.tell = None
         self.blocked = False
         self._transport = None  # asyncio's own must not be touched any more
         for waiter in self._waiters:
@@ -301,6 +314,16 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._sent = True
             self._write()
+
+    def _news_soon(self) -> None:
+        """Have the other end told what is not looked at any more. In any thread, at any moment."""
+        if os.getpid() == self._pid:  # a forked child has views, too, and a copy of the loop
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._tell_news)
+
+    def _tell_news(self) -> None:
+        if self._session.news:  # else it went along with something
+            self.flush_soon()
 
     def _uncork(self) -> None:
         self._corked = self._sent = False
