@@ -519,9 +519,10 @@ class PooledCodec:
         """
         mapped = self._facts(raw, _Natural)
         made, self._made = self._made, None
+        if made is not None:
+            made.shut()
         if made is None or mapped > len(made.view) or mapped % BLOCK:
             raise RemoteProtocolError(f"a pool that is not there is borrowed: {mapped} bytes")
-        made.shut()
         if mapped:
             self._lender = Lender(made.view[:mapped], self._memory.guard)
         else:
