@@ -279,6 +279,10 @@ class Borrower:
             raise ValueError(f"a reference to nothing that is lent: {start}")
         return base
 
+    def close(self) -> None:
+        """Nothing comes any more: from now on only views keep the mapping."""
+        self._memory = memoryview(b"")
+
     @property
     def holding(self) -> bool:
         """Whether anything is lent at the moment."""
@@ -556,6 +560,8 @@ class PooledCodec:
             self._lender.closed = True
         if self._made is not None:
             self._made.shut()
+        if self._borrower is not None:
+            self._borrower.close()
         self._lender = self._made = None
 
     def _facts(self, raw: msgspec.Raw, of: Any) -> Any:
