@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -592,3 +594,24 @@ def test_who_watches_sees_packets_without_taking_what_is_lent(ends: Ends) -> Non
     assert ("in", 1, b"\xd7\x02\x00") in seen
     ends.server.watch(None)
     assert ends.send(BIG, memoryview) == BIG
+
+
+def test_bytes_on_the_page_about_the_wire_are_those_of_the_wire() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "reference" / "wire.md"
+    rows = re.findall(
+        r"\| `([0-9a-f ]+)` \| (LEND|BORROW|MESSAGE|RETURN)\b", page.read_text("utf-8")
+    )
+    told = {kind: bytes.fromhex(row) for row, kind in rows if kind != "MESSAGE" or "d7 02" in row}
+    ends = Ends()
+    ends.open()
+    memory = bytearray(16_384)
+    memory[4096:4296] = BIG[:200]
+    ends.server.memory.open = lambda *_: memoryview(memory).toreadonly()  # type: ignore[method-assign, union-attr]  # it is the fake
+    react = ends.seen["server"].reactions
+
+    ends.server.receive(told["LEND"], react)
+    assert ends.server.data_to_send() == told["BORROW"]
+    ends.server.receive(told["MESSAGE"], react)
+    assert ends.server.values.decode(ends.raws.pop()) == BIG[:200]
+    gc.collect()
+    assert ends.server.data_to_send() == told["RETURN"]
