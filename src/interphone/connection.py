@@ -39,6 +39,7 @@ __all__ = ["Connection"]
 FLUSH_AT = 2048
 BUFFER = 64 * 1024
 NUDGE = 0.05  # seconds of quiet after which @isdk/ipc-server is sent a byte more (wire.md, 9)
+NEWS = 0.001  # seconds after which the other end is told what of its pool is free, at the latest
 LOOK = 0.0005, 0.02  # seconds between two looks at what has left: at first, and at most
 WATCH = 0.5  # seconds between two looks at a peer that is not read because it keeps us busy
 
@@ -82,6 +83,8 @@ class Connection(asyncio.BufferedProtocol):
         "_loop",
         "_lost",
         "_made",
+        "_news_timed",
+        "_news_timer",
         "_nudge_timer",
         "_nudged_at",
         "_patience",
@@ -135,6 +138,8 @@ class Connection(asyncio.BufferedProtocol):
         self._stall_timer: asyncio.TimerHandle | None = None
         self._watch_timer: asyncio.TimerHandle | None = None
         self._nudge_timer: asyncio.TimerHandle | None = None
+        self._news_timer: asyncio.TimerHandle | None = None
+        self._news_timed = False
         self._nudged_at = 0  # bytes written when it was last looked at
         self._written = 0
         self._largest = self._largest_end = 0  # the largest write under way, and where it ends
@@ -209,6 +214,7 @@ class Connection(asyncio.BufferedProtocol):
             self._stall_timer,
             self._watch_timer,
             self._nudge_timer,
+            self._news_timer,
             self._look_timer,
         ):
             if timer is not None:
@@ -317,12 +323,23 @@ class Connection(asyncio.BufferedProtocol):
 
     def _news_soon(self) -> None:
         """Have the other end told what is not looked at any more. In any thread, at any moment."""
-        if os.getpid() == self._pid:  # a forked child has views, too, and a copy of the loop
-            with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._tell_news)
+        if (
+            self._news_timed or os.getpid() != self._pid
+        ):  # a child has views, and a copy of the loop
+            return
+        self._news_timed = True
+        here = asyncio._get_running_loop() is self._loop
+        with suppress(RuntimeError):  # the loop is closed
+            # Not `call_later`: the garbage collector may have come in the middle of one.
+            (self._loop.call_soon if here else self._loop.call_soon_threadsafe)(self._news_later)
+
+    def _news_later(self) -> None:
+        """Wait a moment: nearly always something goes by then that takes the news along."""
+        self._news_timer = self._loop.call_later(NEWS, self._tell_news)
 
     def _tell_news(self) -> None:
-        if self._session.news:  # else it went along with something
+        self._news_timer, self._news_timed = None, False
+        if self._session.news:
             self.flush_soon()
 
     def _uncork(self) -> None:

@@ -42,7 +42,7 @@ from .payload import Bytes, MessagePack, check_msgpack_depth, plain
 
 __all__ = ["BLOCK", "LARGE", "Made", "Memory", "PoolCounts", "PooledCodec", "lent_value"]
 
-LARGE = 64 * 1024
+LARGE = 128 * 1024
 """Bytes from which on a payload is lent: below that copying it costs less than giving it back
 (benchmarks/bench_pool.py)."""
 
