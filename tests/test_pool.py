@@ -438,3 +438,16 @@ def test_program_in_development_mode_complains_of_nothing(address: str) -> None:
             timeout=TIMEOUT,
         )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_tap_names_what_is_lent(run: Any, address: str) -> None:
+    async def main() -> None:
+        async with made(address), Client(address) as client, Client(address) as other:
+            await settled(client)
+            async with other.stream("$tap", named={"kinds": ["call"]}) as seen:
+                assert (await anext(seen))["kind"] == "tap"
+                assert await client.call("kind", BIG) == "bytes"
+                sighting = await anext(seen)
+            assert (sighting["name"], sighting["value"]) == ("kind", '"<lent>"')
+
+    run(main())

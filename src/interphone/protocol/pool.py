@@ -38,9 +38,9 @@ from msgspec.inspect import Field, MemoryViewType, Type, type_info
 from ..errors import LocalProtocolError, MessageTooBig, PayloadError, RemoteProtocolError
 from .loan import Loan
 from .messages import LEND, RETURN
-from .payload import Bytes, MessagePack, check_msgpack_depth, plain
+from .payload import Bytes, Codec, MessagePack, check_msgpack_depth, plain
 
-__all__ = ["BLOCK", "LARGE", "Made", "Memory", "PoolCounts", "PooledCodec", "lent_value"]
+__all__ = ["BLOCK", "LARGE", "Made", "Memory", "PoolCounts", "PooledCodec", "glance", "lent_value"]
 
 LARGE = 128 * 1024
 """Bytes from which on a payload is lent: below that copying it costs less than giving it back
@@ -576,6 +576,23 @@ class PooledCodec:
             tell = self._memory.tell
             if tell is not None:
                 tell()
+
+
+def glance(codec: Codec, raw: Bytes, of: Any = Any) -> Any:
+    """Decode for who only looks on: what is lent is named, and left to whom it is lent.
+
+    Raises:
+        PayloadError: As `Codec.decode`.
+    """
+    try:
+        return codec.decode(raw, of)
+    except PayloadError:
+        if of is not Any or not isinstance(codec, MessagePack):
+            raise
+    try:
+        return _decoder(lambda _: "<lent>").decode(raw)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+        raise PayloadError(str(exc)) from exc
 
 
 class _Lending:
