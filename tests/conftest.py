@@ -49,6 +49,7 @@ class Every(Container[str]):
 MAY_BLOCK: dict[str, Container[str]] = {
     "interphone/transports/unix.py": Every(),  # a socket's file: stat, lock, bind, unlink
     "interphone/transports/claim.py": Every(),
+    "interphone/transports/shared.py": Every(),  # /proc, which never waits
     "interphone/transports/places/unix.py": Every(),  # only commands look, and nothing else runs
     "interphone/address.py": Every(),  # which directory is ours
     "asyncio/base_events.py": {"subprocess_exec"},  # starting Node waits for its exec

@@ -38,6 +38,8 @@ PEERS = {
         Peer("interphone:asyncio", "interphone"),
         Peer("interphone:task", "interphone"),
         Peer("interphone:blocking", "interphone.blocking"),
+        Peer("interphone:view", "interphone"),
+        Peer("interphone:inline", "interphone"),
         Peer("interphone:serves", "interphone", programs=("node",), client="node"),
         Peer("interphone:asks", "interphone", programs=("node",), server="node"),
         Peer("net-ipc", programs=("node",), server="node", client="node"),
@@ -88,6 +90,8 @@ TITLES = {
     "interphone:asyncio": "interphone on asyncio's own loop",
     "interphone:task": "interphone with `async def` handlers",
     "interphone:blocking": "interphone's blocking client",
+    "interphone:view": "interphone, bytes read in the shared pool",
+    "interphone:inline": "interphone without a shared pool",
     "interphone:serves": "interphone serves net-ipc clients",
     "interphone:asks": "interphone clients of a net-ipc server",
 }
@@ -121,6 +125,7 @@ class Workload:
 
 
 OURS = ("interphone", "interphone:pure")
+POOLS = ("interphone:view", "interphone:inline")
 VARIANTS = (*OURS, "interphone:classic", "interphone:task")
 NODE = ("net-ipc", "net-ipc:mp")
 MIXED = ("interphone:serves", "interphone:asks")
@@ -222,8 +227,8 @@ WORKLOADS = (
             "echo",
             size,
             "GB/s",
-            (*OURS, "mpconn"),
-            (*OURS, *BULK),
+            (*OURS, *POOLS, "mpconn"),
+            (*OURS, *POOLS, *BULK),
         )
         for title, size in (("64 KiB", 2**16), ("1 MiB", 2**20), ("64 MiB", 2**26))
     ),
@@ -319,12 +324,12 @@ GOALS = (
     Goal("W4", "W4×10", ONE, "interphone", "zeromq", False, 1.25, None),
     Goal("W4", "W4×100", ONE, "interphone", "hand", False, 4.5, 2.7),
     Goal("W4", "W4×100", ONE, "interphone", "zeromq", False, 1.25, None),
-    Goal("W5", "W5 64 KiB", ONE, "interphone", "c", False, 0.7, 0.7),
-    Goal("W5", "W5 1 MiB", ONE, "interphone", "c", False, 0.7, 0.7),
-    Goal("W5", "W5 64 MiB", ONE, "interphone", "c", False, 2.0, 2.0),
-    Goal("W5", "W5 64 KiB", ONE, "interphone", "iceoryx", False, 1.0, 1.0),
-    Goal("W5", "W5 1 MiB", ONE, "interphone", "iceoryx", False, 1.0, 1.0),
-    Goal("W5", "W5 64 MiB", ONE, "interphone", "iceoryx", False, 1.0, 1.0),
+    Goal("W5", "W5 64 KiB", ONE, "interphone:inline", "c", False, 0.7, 0.7),
+    Goal("W5", "W5 1 MiB", ONE, "interphone:inline", "c", False, 0.7, 0.7),
+    Goal("W5", "W5 64 MiB", ONE, "interphone:view", "c", False, 2.0, 2.0),
+    Goal("W5", "W5 64 KiB", ONE, "interphone:view", "iceoryx", False, 1.0, 1.0),
+    Goal("W5", "W5 1 MiB", ONE, "interphone:view", "iceoryx", False, 1.0, 1.0),
+    Goal("W5", "W5 64 MiB", ONE, "interphone:view", "iceoryx", False, 1.0, 1.0),
     Goal("W6", "W6", ONE, "interphone", "hand", False, 1.0, 0.7),
     Goal("W6 memory", "W6 memory", ONE, "interphone", "", True, 3.0, 5.0, "own"),
     Goal("W7 one at a time", "W1", ONE, "interphone", "hand", True, 0.75, 1.0, "cpu"),

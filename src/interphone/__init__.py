@@ -72,6 +72,8 @@ if TYPE_CHECKING:
     )
     from .limits import Limits
     from .peer import Call, Peer
+    from .protocol.loan import Loan
+    from .protocol.pool import PoolCounts
     from .run import run
     from .server import Outcome, Server
     from .sightings import Sighting
@@ -134,6 +136,8 @@ _HOMES = {
     "limits": ("Limits",),
     "contracts": ("Contract", "contract"),
     "peer": ("Call", "Peer"),
+    "protocol.loan": ("Loan",),
+    "protocol.pool": ("PoolCounts",),
     "run": ("run",),
     "server": ("Outcome", "Server"),
     "sightings": ("Sighting",),
@@ -164,6 +168,7 @@ __all__ = [
     "InterphoneError",
     "InvalidParams",
     "Limits",
+    "Loan",
     "LocalProtocolError",
     "MemoryAddress",
     "MessageTooBig",
@@ -179,6 +184,7 @@ __all__ = [
     "Peer",
     "PipeAddress",
     "Poll",
+    "PoolCounts",
     "ProtocolError",
     "Publication",
     "Receipt",

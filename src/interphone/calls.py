@@ -148,7 +148,7 @@ class Calls:
 
     def _read(self, raw: msgspec.Raw) -> Asked:
         try:
-            asked: Asked = self._codec.decode(raw, Asked)
+            asked: Asked = self._session.values.decode(raw, Asked)
         except PayloadError as exc:
             raise NotTaken(Failure("invalid", f"no call: {exc}"), exc) from exc
         return asked
@@ -176,7 +176,7 @@ class Calls:
         self, method: Method, asked: Asked, call: object, items: object = None
     ) -> tuple[list[Any], dict[str, Any]]:
         try:
-            return method.bind(self._codec, asked.params, asked.named, call, items)
+            return method.bind(self._session.values, asked.params, asked.named, call, items)
         except InvalidParams as exc:
             facts = {"method": exc.method, "why": exc.why, "parameter": exc.parameter}
             raise NotTaken(Failure("invalid-params", str(exc), data=facts)) from None

@@ -49,6 +49,7 @@ from .limits import Limits
 from .methods import Methods
 from .peer import DEFAULT_TIMEOUT, Call, Peer, PeerEvents, reason_of
 from .protocol.events import Nonce
+from .protocol.loan import Loan
 from .protocol.messages import Welcome
 from .protocol.payload import Json
 from .protocol.session import Session
@@ -67,7 +68,7 @@ from .subscription import (
     TopicHandler,
     check_topic,
 )
-from .transports import connect
+from .transports import connect, shares_memory
 
 __all__ = ["Client", "Outage", "Status"]
 
@@ -144,6 +145,7 @@ class Client:
             "messagepack": messagepack,
             "dialects": ("native", "classic") if dialect == "native" else ("classic",),
             "heartbeat": heartbeat,
+            "pools": shares_memory(self.address),
         }
         self._upgrade = upgrade
         self._latency: Latency = latency
@@ -702,6 +704,10 @@ class Client:
         started = perf_counter()
         peer = await self._standing(timeout)
         return peer, None if timeout is None else timeout - (perf_counter() - started)
+
+    def loan(self, size: int) -> Loan:
+        """As `Peer.loan`; while there is no connection, memory of this process."""
+        return Loan(size) if self._peer is None else self._peer.loan(size)
 
     async def ping(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> float:
         """As `Peer.ping`."""

@@ -16,6 +16,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -32,7 +33,7 @@ from .protocol.messages import IDLE
 from .protocol.session import Session
 from .protocol.states import State
 from .protocol.wire import LARGE
-from .transports import hung_up, same_owner
+from .transports import hung_up, same_owner, shared_memory
 
 __all__ = ["Connection"]
 
@@ -40,6 +41,7 @@ FLUSH_AT = 2048
 BUFFER = 64 * 1024
 LARGE_READ = 4096  # bytes read at once after which a look at what they begin is worth it
 NUDGE = 0.05  # seconds of quiet after which @isdk/ipc-server is sent a byte more (wire.md, 9)
+NEWS = 0.001  # seconds after which the other end is told what of its pool is free, at the latest
 LOOK = 0.0005, 0.02  # seconds between two looks at what has left: at first, and at most
 WATCH = 0.5  # seconds between two looks at a peer that is not read because it keeps us busy
 
@@ -72,18 +74,20 @@ class Connection(asyncio.BufferedProtocol):
         "__weakref__",
         "_abandoned",
         "_buffer",
+        "_bulks",
+        "_bulky",
         "_corked",
         "_departures",
         "_dispatching",
         "_end_timer",
         "_kept",
         "_landing",
-        "_largest",
-        "_largest_end",
         "_look_timer",
         "_loop",
         "_lost",
         "_made",
+        "_news_timed",
+        "_news_timer",
         "_nudge_timer",
         "_nudged_at",
         "_patience",
@@ -138,9 +142,14 @@ class Connection(asyncio.BufferedProtocol):
         self._stall_timer: asyncio.TimerHandle | None = None
         self._watch_timer: asyncio.TimerHandle | None = None
         self._nudge_timer: asyncio.TimerHandle | None = None
+        self._news_timer: asyncio.TimerHandle | None = None
+        self._news_timed = False
         self._nudged_at = 0  # bytes written when it was last looked at
         self._written = 0
-        self._largest = self._largest_end = 0  # the largest write under way, and where it ends
+        self._bulky = min(LARGE, session.limits.hard_queue)  # bytes of a write that is large
+        self._bulks: deque[tuple[int, int]] = (
+            _NONE  # those under way: how large, and where they end
+        )
         self._patience = 0.0
         self._waiters: deque[asyncio.Future[None]] = _NONE
         self._departures: deque[tuple[int, asyncio.Future[bool]]] = _NONE
@@ -160,8 +169,18 @@ class Connection(asyncio.BufferedProtocol):
         self.credentials = transport.get_extra_info("credentials")
         self.same_owner = same_owner(transport)
         self._transport.set_write_buffer_limits(limits.high_water, limits.low_water)
+        self._share()
         self._made()
         self.arm()
+
+    def _share(self) -> None:
+        """Share memory with the other end, if this end may."""
+        session = self._session
+        if session.pools:
+            if session.memory is None:
+                session.memory = shared_memory(self.credentials)
+            if session.memory is not None:
+                session.memory.tell = self._news_soon
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Lend the transport the buffer of the loop, or what a large frame is put together in."""
@@ -208,6 +227,7 @@ class Connection(asyncio.BufferedProtocol):
             self._stall_timer,
             self._watch_timer,
             self._nudge_timer,
+            self._news_timer,
             self._look_timer,
         ):
             if timer is not None:
@@ -215,6 +235,8 @@ class Connection(asyncio.BufferedProtocol):
         self._settle_departures(left=exc is None)
         self._timer = self._end_timer = self._stall_timer = self._watch_timer = None
         session.lose(error, self._react)
+        if session.memory is not None:
+            session.memory.tell = None
         self.blocked = False
         self._transport = None  # asyncio's own must not be touched any more
         for waiter in self._waiters:
@@ -312,6 +334,27 @@ class Connection(asyncio.BufferedProtocol):
             self._sent = True
             self._write()
 
+    def _news_soon(self) -> None:
+        """Have the other end told what is not looked at any more. In any thread, at any moment."""
+        if (
+            self._news_timed or os.getpid() != self._pid
+        ):  # a child has views, and a copy of the loop
+            return
+        self._news_timed = True
+        here = asyncio._get_running_loop() is self._loop
+        with suppress(RuntimeError):  # the loop is closed
+            # Not `call_later`: the garbage collector may have come in the middle of one.
+            (self._loop.call_soon if here else self._loop.call_soon_threadsafe)(self._news_later)
+
+    def _news_later(self) -> None:
+        """Wait a moment: nearly always something goes by then that takes the news along."""
+        self._news_timer = self._loop.call_later(NEWS, self._tell_news)
+
+    def _tell_news(self) -> None:
+        self._news_timer, self._news_timed = None, False
+        if self._session.news:
+            self.flush_soon()
+
     def _uncork(self) -> None:
         self._corked = self._sent = False
         self._write()
@@ -332,8 +375,8 @@ class Connection(asyncio.BufferedProtocol):
             )
             return
         self._written += size
-        if size > self._largest:
-            self._largest, self._largest_end = size, self._written
+        if size >= self._bulky:
+            self._note_bulk(size)
         if pieces is None:
             transport.write(data)
         elif transport.get_extra_info("gathers"):
@@ -359,9 +402,19 @@ class Connection(asyncio.BufferedProtocol):
 
     def _allowed(self) -> int:
         """Bytes that may wait before a write: the limit, and the largest write that is not out."""
-        if self.taken >= self._largest_end:
-            self._largest = 0
-        return self._session.limits.hard_queue + self._largest
+        self._forget_bulks()
+        largest = max((size for size, _ in self._bulks), default=0)
+        return self._session.limits.hard_queue + largest
+
+    def _note_bulk(self, size: int) -> None:
+        if self._bulks is _NONE:
+            self._bulks = deque()
+        self._forget_bulks()
+        self._bulks.append((size, self._written))
+
+    def _forget_bulks(self) -> None:
+        while self._bulks and self._bulks[0][1] <= self.taken:
+            self._bulks.popleft()
 
     async def writable(self) -> None:
         """Wait until the peer can be sent more, or is gone; first come, first served.

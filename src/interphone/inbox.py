@@ -175,7 +175,7 @@ class Inbox:
     def _start(self, raw: msgspec.Raw) -> list[Any]:
         """Call the plain handlers of a message; return what is left to be awaited."""
         try:
-            data = self._codec.decode(raw) if raw else None
+            data = self._session.values.decode(raw) if raw else None
         except PayloadError as exc:
             self._session.counts.unreadable += 1
             self._report(exc)
@@ -319,7 +319,7 @@ class Inbox:
     def _answer_inline(self, nonce: Nonce, raw: msgspec.Raw, handler: Handler) -> bool:
         """Ask the first handler without a task; False if its payload cannot be decoded."""
         try:
-            data = self._session.codec.decode(raw) if raw else None
+            data = self._session.values.decode(raw) if raw else None
         except PayloadError:
             return False  # the long way says why
         try:
@@ -418,7 +418,7 @@ class Inbox:
             if iscoroutine(first):
                 first.close()
         try:
-            data = self._codec.decode(raw) if raw else None
+            data = self._session.values.decode(raw) if raw else None
         except PayloadError as exc:
             raise NotTaken(Failure("invalid", str(exc)), exc) from exc
         result = await chain.answer(tasks, (*self._told, data), asked=first is not None)
@@ -430,7 +430,7 @@ class Inbox:
         """Answer a request."""
         session = self._session
         try:
-            session.respond(nonce, session.codec.pack(result))
+            session.respond(nonce, session.values.pack(result))
         except (PayloadError, MessageTooBig) as exc:
             self.fail(nonce, failure_of(exc), exc)
         else:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -23,6 +23,7 @@ from .methods import Method
 from .peer import Call, Peer
 from .protocol.events import Counts, Role
 from .protocol.messages import CAPABILITIES, VERSION
+from .protocol.pool import PoolCounts
 from .signatures import Kind, Param
 from .version import __version__
 
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 Schema = dict[str, Any]
+CountsT = TypeVar("CountsT", Counts, PoolCounts)
 
 
 class Info(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,6 +164,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
         publications_dropped: Publications and broadcasts that a peer was too slow for, at a
             server; at a client those that its open subscriptions lost.
         evicted: Unfinished handshakes that were cut off to make room.
+        pool: What became of large payloads, where memory can be shared.
     """
 
     uptime: float
@@ -174,6 +177,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     dropped: Counts
     publications_dropped: int
     evicted: int
+    pool: PoolCounts = msgspec.field(default_factory=PoolCounts)
 
 
 class Sources(NamedTuple):
@@ -199,6 +203,7 @@ class Introspection:
         self._handlers = handlers
         self._limits = limits
         self._gone = Counts()
+        self._gone_pool = PoolCounts()
         self._gone_unheard = 0
         self.begin()
         own: dict[str, Callable[..., object]] = {
@@ -218,6 +223,7 @@ class Introspection:
     def left(self, peer: Peer) -> None:
         """A peer is gone: keep what was counted."""
         self._gone = _sum((self._gone, peer.counts))
+        self._gone_pool = _sum((self._gone_pool, peer.pool))
         self._gone_unheard += peer.unheard
 
     def info(self, call: Call) -> Info:
@@ -266,12 +272,13 @@ class Introspection:
             dropped=_sum((self._gone, *(peer.counts for peer in peers))),
             publications_dropped=self._sources.publications_dropped(),
             evicted=self._sources.evicted(),
+            pool=_sum((self._gone_pool, *(peer.pool for peer in peers))),
         )
 
 
-def _sum(counts: Iterable[Counts]) -> Counts:
+def _sum(counts: tuple[CountsT, ...]) -> CountsT:
     rows = [msgspec.structs.astuple(each) for each in counts]
-    return Counts(*map(sum, zip(*rows, strict=True)))
+    return type(counts[0])(*map(sum, zip(*rows, strict=True)))
 
 
 def _description_of(method: Method) -> MethodDescription:

@@ -31,6 +31,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         max_inflight: The peer's requests and messages being handled; then reading stops. An
             interphone peer is told, and keeps the requests that are more; it is read on.
         max_held: Bytes of them; then reading stops.
+        max_pool: Bytes of shared memory for large payloads, each way, between two interphone
+            ends of one user on one Linux machine; 0: none. What finds no room goes inline.
         max_streams: Streams a peer may have opened; one more is `Overloaded`.
         max_subscriptions: Topics a peer may subscribe to.
         high_water: Bytes waiting to be sent at which `send` begins to wait.
@@ -48,6 +50,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_pending: int = 65_536
     max_inflight: int = 1_024
     max_held: int = 8 * 1024 * 1024
+    max_pool: int = 64 * 1024 * 1024
     max_streams: int = 256
     max_subscriptions: int = 1_024
     high_water: int = 64 * 1024
@@ -60,7 +63,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if value < 0 or (value == 0 and name != "max_pool"):
+                raise ValueError(f"{name} must be positive, not {value!r}")
         if self.max_frame > LARGEST_FRAME:
             raise ValueError(f"max_frame must be at most {LARGEST_FRAME} (wire.md, framing)")

@@ -38,8 +38,10 @@ from .handlers import Handlers, handling
 from .inbox import Inbox
 from .limits import DEFAULT_TIMEOUT
 from .protocol.events import Counts, Nonce, Reactions
+from .protocol.loan import Loan
 from .protocol.messages import Hello, Welcome
-from .protocol.payload import result_of
+from .protocol.payload import Codec, result_of
+from .protocol.pool import PoolCounts
 from .protocol.session import Session
 from .protocol.shapes import Marks, Posting, Terms
 from .protocol.states import State
@@ -165,6 +167,11 @@ class Peer:
         return self._session.counts
 
     @property
+    def pool(self) -> PoolCounts:
+        """What became of large payloads to it: `.lent` through shared memory, `.inline` not."""
+        return self._session.pool_counts
+
+    @property
     def pending(self) -> int:
         """Requests to it that wait for an answer."""
         return self._session.pending
@@ -204,10 +211,14 @@ class Peer:
         """
         connection, session = self.connection, self._session
         connection.check_caller()
-        payload = session.codec.pack(data)
-        if connection.crowded():
-            await connection.writable()
-        session.send(payload)
+        payload = session.values.pack(data)
+        try:
+            if connection.crowded():
+                await connection.writable()
+            session.send(payload)
+        except BaseException:
+            session.take_back(payload)
+            raise
         connection.flush_soon()
 
     @overload
@@ -243,12 +254,17 @@ class Peer:
             _check_for_isdk(data)
         timeout = shrunk(timeout)
         self.connection.check_caller()
-        payload = self._session.codec.pack(data)
-        if self.connection.crowded():
-            timeout = await self._wait_for_room(timeout)
+        session = self._session
+        payload = session.values.pack(data)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
-        nonce = self._session.request(payload, answer, now=self._loop.time(), timeout=timeout)
-        return result_of(self._session.codec, await self._answer_to(nonce, answer), returns)
+        try:
+            if self.connection.crowded():
+                timeout = await self._wait_for_room(timeout)
+            nonce = session.request(payload, answer, now=self._loop.time(), timeout=timeout)
+        except BaseException:
+            session.take_back(payload)
+            raise
+        return result_of(session.values, await self._answer_to(nonce, answer), returns)
 
     def _own(self, error: RemoteError) -> Exception:
         """What a handler at the other end raised, as itself if it is declared here."""
@@ -328,14 +344,19 @@ class Peer:
             stream: Stream[Any] = Stream(begin, items=items, progress=progress)
             return await self._result_of(stream, returns, on_progress)
         timeout = shrunk(timeout)
-        payload = self._call_payload(method, params, named)
-        if self.connection.crowded():
-            timeout = await self._wait_for_room(timeout)
+        session = self._session
+        payload = self._call_payload(session.values, method, params, named)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
-        progress = on_progress is not None and "progress" in self._session.can
-        nonce = self._session.call(
-            payload, answer, now=self._loop.time(), timeout=timeout, progress=progress
-        )
+        progress = on_progress is not None and "progress" in session.can
+        try:
+            if self.connection.crowded():
+                timeout = await self._wait_for_room(timeout)
+            nonce = session.call(
+                payload, answer, now=self._loop.time(), timeout=timeout, progress=progress
+            )
+        except BaseException:
+            session.take_back(payload)
+            raise
         if on_progress is not None:
             self._listeners[answer] = on_progress
         try:
@@ -343,7 +364,7 @@ class Peer:
         finally:
             if on_progress is not None:
                 del self._listeners[answer]
-        return result_of(self._session.codec, raw, returns)
+        return result_of(session.values, raw, returns)
 
     async def _result_of(
         self, stream: Stream[Any], returns: Any, listener: Callable[[Any], object] | None
@@ -358,7 +379,11 @@ class Peer:
             self._listeners.pop(stream, None)
 
     def _call_payload(
-        self, method: str, params: Sequence[object], named: Mapping[str, object] | None
+        self,
+        codec: Codec,
+        method: str,
+        params: Sequence[object],
+        named: Mapping[str, object] | None,
     ) -> Outgoing:
         if not self._session.interphone:
             raise Unsupported("a Node end has no methods: ask it by a request")
@@ -366,8 +391,7 @@ class Peer:
         asked: dict[str, object] = {"method": method, "params": params}
         if named:
             asked["named"] = named
-        payload: Outgoing = self._session.codec.pack(asked)
-        return payload
+        return codec.pack(asked)
 
     @overload
     def stream(
@@ -425,7 +449,7 @@ class Peer:
     ) -> tuple[Line, Nonce]:
         """Ask for a stream, at once; for a `Stream`, a Client and `Within`."""
         timeout = shrunk(timeout)
-        payload = self._call_payload(method, params, named)
+        payload = self._call_payload(self._session.codec, method, params, named)
         if "streams" not in self._session.can:
             raise Unsupported("the other end is of a version without streams")
         if self.connection.crowded():
@@ -442,6 +466,16 @@ class Peer:
     ) -> Within:
         """Calls that wait so many seconds: ``await peer.within(2).call(get_user, 7)``."""
         return Within(self.call_named, self.open_stream, timeout, on_progress)
+
+    def loan(self, size: int) -> Loan:
+        """Memory to build a large payload in, which is then sent without being copied; see `Loan`.
+
+        with peer.loan(size) as loan:
+            loan.view[:] = …
+            await peer.send(loan)
+        """
+        self.connection.check_caller()
+        return self._session.loan(size)
 
     async def ping(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> float:
         """Return the seconds a message takes there and back; its handlers may be busy.

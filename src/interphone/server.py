@@ -42,7 +42,7 @@ from .subscription import (
     TopicHandler,
     check_topic,
 )
-from .transports import Listener, listen
+from .transports import Listener, listen, shares_memory
 
 __all__ = ["Outcome", "Server"]
 
@@ -145,6 +145,7 @@ class Server:
             "dialects": ("native", "classic") if dialect == "native" else ("classic",),
             "upgrades": upgrade,
             "heartbeat": heartbeat,
+            "pools": shares_memory(self._address),
         }
         self._latency: Latency = latency
         self._tls = tls

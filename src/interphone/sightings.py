@@ -35,6 +35,7 @@ from .protocol.messages import (
     read_failure,
 )
 from .protocol.payload import Codec
+from .protocol.pool import glance
 from .protocol.shapes import enveloped, published, wanted
 
 __all__ = ["MAX_SHOWN", "Sighting", "SightingKind", "Subject", "subject_of", "text_of"]
@@ -211,8 +212,8 @@ def text_of(codec: Codec, packet: Packet, subject: Subject, *, redact: bool, nam
 
 def _params(codec: Codec, asked: Asked, *, redact: bool, names: NamesOf) -> str:
     try:
-        params = codec.decode(asked.params) if asked.params else []
-        named = codec.decode(asked.named) if asked.named else {}
+        params = glance(codec, asked.params) if asked.params else []
+        named = glance(codec, asked.named) if asked.named else {}
     except PayloadError:
         return "<unreadable>"
     if not isinstance(params, list) or not isinstance(named, dict):
@@ -230,7 +231,7 @@ def _shown(codec: Codec, raw: msgspec.Raw, *, redact: bool) -> str:
     if not raw:
         return ""
     try:
-        return _json(codec.decode(raw), redact)
+        return _json(glance(codec, raw), redact)
     except PayloadError:
         return "<unreadable>"
 

@@ -2,7 +2,8 @@
 
 `interphone` speaks the native dialect on uvloop, `:classic` Node's packets in JSON, `:asyncio` is
 on asyncio's own loop, `:task` answers with `async def` handlers, `:blocking` is the blocking client
-against the same server, `:idle` never stays awake. `:serves` and `:asks` are one end
+against the same server, `:idle` never stays awake. `:view` reads large bytes
+in the shared pool, where they are, and `:inline` has no pool. `:serves` and `:asks` are one end
 towards net-ipc.
 """
 
@@ -20,7 +21,8 @@ from worker import item
 
 import interphone
 
-LIMITS = interphone.Limits(max_frame=2**27, hard_queue=2**28, max_held=2**28)
+LIMITS = interphone.Limits(max_frame=2**27, hard_queue=2**28, max_held=2**28, max_pool=2**28)
+INLINE = msgspec.structs.replace(LIMITS, max_pool=0)
 
 
 class Item(msgspec.Struct):
@@ -37,11 +39,12 @@ class Server:
     dialect = "native"
     latency = "balanced"
     asynchronous = False
+    limits = LIMITS
 
     def __init__(self, address: str, sink: Any) -> None:
         self.server = server = interphone.Server(
             Path(address),
-            limits=LIMITS,
+            limits=self.limits,
             dialect=self.dialect,
             latency=self.latency,
             max_connections=20_000,
@@ -65,6 +68,10 @@ class Server:
             @server.method("same", on="inline")
             def again(value: Any) -> Any:
                 return value
+
+        @server.method(on="inline")
+        def view(data: memoryview) -> memoryview:
+            return data
 
         @server.method(on="inline")
         def typed(value: Item) -> Item:
@@ -98,11 +105,12 @@ class ToNode(Server):
 class Client:
     dialect = "native"
     latency = "balanced"
+    limits = LIMITS
 
     def __init__(self, address: str) -> None:
         self.client = interphone.Client(
             Path(address),
-            limits=LIMITS,
+            limits=self.limits,
             dialect=self.dialect,
             latency=self.latency,
             backoff=None,
@@ -156,6 +164,13 @@ class FromNode(Client):
         await self.client.ping()
 
 
+class Views(Client):
+    """Large bytes are read where they are, at both ends."""
+
+    async def echo(self, data: bytes) -> Any:
+        return await self.client.call("view", data, returns=memoryview, timeout=60)
+
+
 class BlockingClient:
     def __init__(self, address: str) -> None:
         from interphone.blocking import Client
@@ -179,6 +194,10 @@ def choose(variant: str, role: str) -> Any:
         Server.latency = Client.latency = "idle"
     elif variant == "task":
         Server.asynchronous = True
+    elif variant == "view":
+        client = Views
+    elif variant == "inline":
+        Server.limits = Client.limits = INLINE
     elif variant == "serves":
         server = ToNode
     elif variant == "asks":

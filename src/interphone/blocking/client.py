@@ -23,10 +23,11 @@ from ..contracts import Contract, as_named
 from ..declared import Declared
 from ..errors import LocalProtocolError
 from ..limits import DEFAULT_TIMEOUT, MAX_QUEUE, Limits
+from ..protocol.loan import Loan
 from ..protocol.shapes import Ack
 from ..protocol.upgrade import NAMES
 from ..status import Outage, Status
-from ..transports import plain_sockets
+from ..transports import plain_sockets, shares_memory
 from .direct import NESTED, Direct, Settings
 from .link import MovedError
 from .within import Items, Within
@@ -108,7 +109,12 @@ class Client:
             limits=self.limits,
             connect_timeout=connect_timeout,
             backoff=backoff,
-            options=shared | {"limits": self.limits, "dialects": dialects},
+            options=shared
+            | {
+                "limits": self.limits,
+                "dialects": dialects,
+                "pools": shares_memory(self.address),
+            },
             upgrade=upgrade,
             allowed_uids=None if allowed_uids is None else frozenset(allowed_uids),
             latency=latency,
@@ -398,6 +404,13 @@ class Client:
 
     def _open(self, *asked: Any) -> Stream[Any]:
         return self._far().open(*asked)
+
+    def loan(self, size: int) -> Loan:
+        """As `interphone.Client.loan`."""
+        try:
+            return self._driver.loan(size)
+        except MovedError:
+            return self._far().loan(size)
 
     def ping(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> float:
         """As `Peer.ping`."""

@@ -35,6 +35,7 @@ from ..errors import (
 )
 from ..exit import at_exit
 from ..limits import DEFAULT_TIMEOUT, Limits
+from ..protocol.loan import Loan
 from ..protocol.payload import Json, result_of
 from ..protocol.session import Session
 from ..status import Outage, Status
@@ -337,8 +338,8 @@ class Direct:
 
         def ask(link: Link, timeout: float | None) -> Any:
             session = link.session
-            raw = link.ask(session.request, session.codec.pack(data), timeout=timeout)
-            return result_of(session.codec, raw, returns)
+            raw = link.ask(session.request, session.values.pack(data), timeout=timeout)
+            return result_of(session.values, raw, returns)
 
         return self._on_link(shrunk(timeout), ask)
 
@@ -367,14 +368,20 @@ class Direct:
                 hear = self._listener(codec, on_progress)
             raw = link.ask(
                 session.call,
-                codec.pack(asked),
+                session.values.pack(asked),
                 timeout=timeout,
                 hear=hear,
                 progress=hear is not None,
             )
-            return result_of(codec, raw, returns)
+            return result_of(session.values, raw, returns)
 
         return self._on_link(shrunk(timeout), ask)
+
+    def loan(self, size: int) -> Loan:
+        """See `Client.loan`."""
+        self.check_process()
+        link = self._link
+        return Loan(size) if link is None else link.session.loan(size)
 
     def ping(self, timeout: float | None) -> float:
         """See `Client.ping`."""

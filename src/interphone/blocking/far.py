@@ -12,6 +12,7 @@ from ..client import Client as AsyncClient
 from ..declared import Declared
 from ..errors import InterphoneError
 from ..host import Poll
+from ..protocol.loan import Loan
 from ..status import Outage, Status
 from .direct import Moving, Settings
 from .link import Link
@@ -82,6 +83,10 @@ class Far:
         """As `Client.peer`."""
         peer: Peer = self.seat.view(self.client.peer)
         return peer
+
+    def loan(self, size: int) -> Loan:
+        """As `Client.loan`."""
+        return self.seat.call(self.client.loan, size)
 
     def _absence(self) -> InterphoneError:
         try:

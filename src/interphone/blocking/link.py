@@ -46,7 +46,7 @@ from ..protocol.messages import Asked, Failure, Welcome
 from ..protocol.session import Session
 from ..protocol.states import State
 from ..protocol.wire import LARGE, Outgoing
-from ..transports import PlainSocket
+from ..transports import PlainSocket, shared_memory
 
 __all__ = ["Link", "MovedError", "Ticket"]
 
@@ -148,6 +148,8 @@ class Link:
         self.session = session
         self.id = ""
         self.used = monotonic()
+        if session.pools:
+            session.memory = shared_memory(socket.credentials)
         self.forget: Callable[[Nonce], None] = self._forget
         self._socket = socket
         self._pace = pace
@@ -255,10 +257,14 @@ class Link:
         Raises:
             ConnectionLost: The connection is gone; see `.delivery`.
         """
-        payload = self.session.codec.pack(data)
-        self._flush(None)
-        with self._lock:
-            self._guarded(self._put_message, payload)
+        payload = self.session.values.pack(data)
+        try:
+            self._flush(None)
+            with self._lock:
+                self._guarded(self._put_message, payload)
+        except BaseException:
+            self.session.take_back(payload)
+            raise
         self._flush(None)
         if self._unwanted is not None:
             with self._lock:
@@ -275,7 +281,7 @@ class Link:
     def ask(
         self,
         verb: Callable[..., Nonce],
-        *args: object,
+        *payload: bytes,
         timeout: float | None,
         hear: Callable[[msgspec.Raw], None] | None = None,
         **options: Any,
@@ -286,14 +292,14 @@ class Link:
             RequestTimeout: None came in time.
             ConnectionLost: The connection is gone; see `.delivery`.
         """
-        if self._out:
-            started = monotonic()
-            self._flush(timeout)
-            timeout = None if timeout is None else timeout - (monotonic() - started)
         ticket, nonce = Ticket(hear), None
         try:
+            if self._out:
+                started = monotonic()
+                self._flush(timeout)
+                timeout = None if timeout is None else timeout - (monotonic() - started)
             with self._lock:
-                nonce = self._guarded(self._put_request, verb, args, ticket, timeout, options)
+                nonce = self._guarded(self._put_request, verb, payload, ticket, timeout, options)
                 reading = self._take_place(ticket)
             self._wait(ticket, reading)
             while not ticket.settled:
@@ -304,19 +310,21 @@ class Link:
             ticket.left = True
             if nonce is not None:
                 self.forget(nonce)
+            elif payload:
+                self.session.take_back(payload[0])
             raise
         return ticket.result()
 
     def _put_request(
         self,
         verb: Callable[..., Nonce],
-        args: tuple[object, ...],
+        payload: tuple[bytes, ...],
         ticket: Ticket,
         timeout: float | None,
         options: dict[str, Any],
     ) -> Nonce:
         self._check_mine()
-        nonce = verb(*args, ticket, now=monotonic(), timeout=timeout, **options)
+        nonce = verb(*payload, ticket, now=monotonic(), timeout=timeout, **options)
         if not self._write() and ticket.error is not None:
             ticket.error.delivery = "not_sent"  # the other end was gone before
         return nonce

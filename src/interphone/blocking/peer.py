@@ -11,6 +11,8 @@ from ..limits import DEFAULT_TIMEOUT
 from ..peer import Call as AsyncCall
 from ..peer import Peer as AsyncPeer
 from ..protocol.events import Counts
+from ..protocol.loan import Loan
+from ..protocol.pool import PoolCounts
 from .portal import Mailbox
 from .seat import Seat
 from .sequences import Stream
@@ -78,6 +80,11 @@ class Peer:
     def counts(self) -> Counts:
         """What of this peer's was dropped, and why."""
         return self._peer.counts
+
+    @property
+    def pool(self) -> PoolCounts:
+        """What became of large payloads to it: `.lent` through shared memory, `.inline` not."""
+        return self._peer.pool
 
     @property
     def pending(self) -> int:
@@ -218,6 +225,10 @@ class Peer:
     ) -> Within:
         """Calls that wait so many seconds: ``peer.within(2).call(get_user, 7)``."""
         return Within(self._call, self._open, timeout, on_progress)
+
+    def loan(self, size: int) -> Loan:
+        """As `interphone.Peer.loan`."""
+        return self._seat.call(self._peer.loan, size)
 
     def ping(self, *, timeout: float | None = DEFAULT_TIMEOUT) -> float:
         """As `interphone.Peer.ping`."""

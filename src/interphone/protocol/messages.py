@@ -37,6 +37,7 @@ from .payload import ABSENT
 
 __all__ = [
     "ALLOW",
+    "BORROW",
     "CANCEL",
     "CAPABILITIES",
     "CONNECTION",
@@ -46,15 +47,18 @@ __all__ = [
     "IDLE",
     "INPUT",
     "ITEM",
+    "LEND",
     "MESSAGE",
     "MISSED",
     "NODE_CODES",
     "OPEN",
     "PING",
     "PONG",
+    "POOL",
     "PROGRESS",
     "REQUEST",
     "RESPONSE",
+    "RETURN",
     "VERSION",
     "Asked",
     "Failure",
@@ -76,6 +80,7 @@ CONNECTION, MESSAGE, REQUEST, RESPONSE, PING, PONG, END = range(7)
 # Between two of us; 7 is the padding towards @isdk/ipc-server.
 CANCEL, OPEN, ITEM, GRANT, INPUT, DEMAND, PROGRESS = range(8, 15)
 ALLOW, MISSED = 20, 21  # of the capability "topics"
+LEND, BORROW, RETURN = 22, 23, 24  # of the capability "pool"
 
 VERSION = 1
 """Version of what two interphone ends say to each other beyond the Node wire."""
@@ -85,6 +90,10 @@ CAPABILITIES: tuple[str, ...] = ("errors", "streams", "progress", "topics")
 
 IDLE = "idle"
 """Shown by an end that reads only while it waits for something: its silence means nothing."""
+
+
+POOL = "pool"
+"""Shown by an end that can share memory with the other; used only in the native dialect."""
 
 
 class Packet(msgspec.Struct, gc=False):

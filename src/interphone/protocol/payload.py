@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeAlias
 import msgspec
 
 from ..errors import PayloadError
+from .loan import Loan
 from .wire import LARGE, Body, Bulk, Outgoing
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "lenient_json_members",
     "lenient_msgpack",
     "lenient_msgpack_members",
+    "plain",
     "result_of",
 ]
 
@@ -141,7 +143,14 @@ class Json:
             check_json_depth(raw, self.max_depth)
 
 
-_encode_json = msgspec.json.Encoder().encode
+def plain(value: object) -> object:
+    """Say what a value that msgspec does not know is written as."""
+    if type(value) is Loan:
+        return value.take(None)
+    raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
+
+
+_encode_json = msgspec.json.Encoder(enc_hook=plain).encode
 _json_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -207,8 +216,8 @@ _scan = json.JSONDecoder(parse_int=_integer, parse_constant=_no_constant).raw_de
 
 def _lenient_json_bytes(value: object) -> bytes:
     try:
-        plain = msgspec.to_builtins(value, str_keys=True)
-        text = json.dumps(_finite(plain), allow_nan=False, separators=(",", ":"))
+        built = msgspec.to_builtins(value, str_keys=True, enc_hook=plain)
+        text = json.dumps(_finite(built), allow_nan=False, separators=(",", ":"))
     except Exception as exc:
         raise PayloadError(f"the value cannot be encoded: {exc}") from exc
     return text.encode()
@@ -295,7 +304,7 @@ class MessagePack:
             check_msgpack_depth(raw, self.max_depth)
 
 
-_encode_msgpack = msgspec.msgpack.Encoder().encode
+_encode_msgpack = msgspec.msgpack.Encoder(enc_hook=plain).encode
 _msgpack_members = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -315,7 +324,7 @@ _decode_msgpack = msgspec.msgpack.Decoder(ext_hook=_extension).decode
 
 def _for_node(value: object) -> Any:
     """Write integers beyond 32 bits as floats where that is exact: Node makes others BigInt."""
-    return _narrowed(msgspec.to_builtins(value, builtin_types=_MSGPACK_TYPES))
+    return _narrowed(msgspec.to_builtins(value, builtin_types=_MSGPACK_TYPES, enc_hook=plain))
 
 
 _MSGPACK_TYPES = (bytes, bytearray, memoryview, datetime)

@@ -62,8 +62,10 @@ from .events import (
     read_options,
 )
 from .heartbeat import Heartbeat
+from .loan import Loan
 from .messages import (
     ALLOW,
+    BORROW,
     CANCEL,
     CAPABILITIES,
     CONNECTION,
@@ -73,15 +75,18 @@ from .messages import (
     IDLE,
     INPUT,
     ITEM,
+    LEND,
     MESSAGE,
     MISSED,
     NODE_CODES,
     OPEN,
     PING,
     PONG,
+    POOL,
     PROGRESS,
     REQUEST,
     RESPONSE,
+    RETURN,
     VERSION,
     Failure,
     Goodbye,
@@ -96,6 +101,7 @@ from .messages import (
     read_failure,
 )
 from .payload import ABSENT
+from .pool import BLOCK, Memory, PoolCounts, PooledCodec, lent_value
 from .questions import Questions
 from .shapes import (
     Marks,
@@ -123,6 +129,7 @@ PADDING = b'\x87{"t":7}'  # a packet of no known type
 MAX_UNREADABLE = 16  # bodies in a row that are no packet
 MAX_KEPT = 64  # bytes of options that are remembered
 
+_LENDING = frozenset({MESSAGE, REQUEST, RESPONSE})  # what may lend something
 FREE = frozenset({"sub", "unsub", "forget"})  # kinds of requests, answered at once, without credit
 
 # Hot path: looking a member up costs 100 ns on Python 3.11.
@@ -140,7 +147,10 @@ class Session:
         credit: Requests that the other end takes on at once; None if it does not say.
         isdk: Whether the other end is @isdk/ipc-server (a client learns it from the reply).
         streams: The streams of this connection, both ways.
-        codec: How payloads are written on this connection.
+        codec: How payloads are written in this dialect.
+        values: The same for what goes over this connection only: large bytes may be lent.
+        pools: Whether this end shows that it can share memory.
+        memory: What it shares, once the driver knows the other end; None: nothing.
         nudge: What to write after a burst, if the other end is one that may miss its last byte.
         topics: Topics this end is subscribed to at the other.
         flavour: Two sessions of one flavour write a publication in the same bytes.
@@ -161,8 +171,10 @@ class Session:
         "_hello",
         "_in_head",
         "_legal",
+        "_lent_to",
         "_messagepack",
         "_opening",
+        "_pool",
         "_put",
         "_questions",
         "_react",
@@ -176,6 +188,7 @@ class Session:
         "_unreadable",
         "_upgrade",
         "_upgrades",
+        "_watch",
         "_wire",
         "can",
         "codec",
@@ -187,13 +200,16 @@ class Session:
         "interphone",
         "isdk",
         "limits",
+        "memory",
         "native",
         "next_tick",
         "nudge",
+        "pools",
         "role",
         "state",
         "streams",
         "topics",
+        "values",
     )
 
     def __init__(
@@ -207,10 +223,16 @@ class Session:
         dialects: tuple[str, ...] = ("classic",),
         heartbeat: float | None = None,
         idle: bool = False,
+        pools: bool = False,
         now: float = 0.0,
     ) -> None:
         self.role = role
         self.limits = limits or Limits()
+        self.pools = pools and self.limits.max_pool >= BLOCK
+        self.memory: Memory | None = None
+        self._pool: PooledCodec | None = None
+        self._lent_to = False  # a pool of the other end's is mapped here
+        self._watch: Watch | None = None
         self.state = State.OPENING
         self.interphone = False
         self.can: frozenset[str] = frozenset()
@@ -225,6 +247,8 @@ class Session:
         self._upgrades = upgrades
         self._dialects = dialects
         self._shown = (*CAPABILITIES, IDLE) if idle else CAPABILITIES
+        if self.pools:
+            self._shown = (*self._shown, POOL)
         self.native = False
         self._heartbeat = Heartbeat(heartbeat, now)
         self._wire = Wire(limit=self.limits.max_handshake_frame)
@@ -232,8 +256,9 @@ class Session:
         self.flavour: tuple[type, bool] = type(self._dialect), False
         self._deflate: Deflate | None = None
         self._put = self._wire.put
-        self._read = self._dialect.read
+        self._read: Callable[[Body], Packet | None] = self._dialect.read
         self.codec: Any = self._dialect.codec
+        self.values: Any = self.codec
         self.nudge = b""
         self._head = bytearray()  # what came before the first frame
         self._in_head = role == "server"
@@ -389,6 +414,8 @@ class Session:
     def _end(self, error: InterphoneError) -> None:
         self._enter(State.CLOSED)
         self.error = self.error or error
+        if self._pool is not None:
+            self._pool.close()
         self._wire.stopped = True
         self._handshake_due = None
         self._heartbeat.stop()
@@ -525,7 +552,8 @@ class Session:
 
     def _learn(self, shown: object) -> None:
         """Note what the other end shows of itself."""
-        self.can = handshake.common_capabilities(shown, (*CAPABILITIES, IDLE))
+        ours = (*CAPABILITIES, IDLE, POOL) if self.pools else (*CAPABILITIES, IDLE)
+        self.can = handshake.common_capabilities(shown, ours)
         self.credit = handshake.credit_of(shown)
         if self.credit is not None:
             self._questions.restrict(self.credit.requests, self.credit.bytes)
@@ -545,8 +573,13 @@ class Session:
         lenient, depth = not self.interphone, self.limits.max_depth
         self._dialect = dialect_of(self.native, self._messagepack, lenient, depth)
         self._read = self._dialect.read
-        self.codec = self._dialect.codec
+        self.codec = self.values = self._dialect.codec
         self.flavour = type(self._dialect), self.interphone
+        if self.native and POOL in self.can and self.memory is not None:
+            limits = self.limits
+            self.values = self._pool = PooledCodec(
+                self.codec, self.memory, max_pool=limits.max_pool, max_frame=limits.max_frame
+            )
         if self._compress:
             self._deflate = Deflate()
             self._put = self._put_deflated
@@ -561,8 +594,14 @@ class Session:
         """
         read = self._dialect.read
         put = self._wire.put if self._deflate is None else self._put_deflated
-        self._read = read if watch is None else partial(self._read_watched, read, watch)
+        self._watch = watch
+        self._read = self._reader()
         self._put = put if watch is None else partial(self._put_watched, put, read, watch)
+
+    def _reader(self) -> Callable[[Body], Packet | None]:
+        """How bodies are read at the moment: what is lent is taken, who watches is told."""
+        read = self._read_lent if self._lent_to else self._dialect.read
+        return read if self._watch is None else partial(self._read_watched, read, self._watch)
 
     def _read_watched(
         self, read: Callable[[Body], Packet | None], watch: Watch, body: Body
@@ -585,7 +624,72 @@ class Session:
         except PayloadError:  # it is not for who watches to say what may be sent
             return
         if packet is not None:
+            if self._pool is not None:
+                packet.d = lent_value(packet.d)
             watch("out", packet, len(body))
+
+    # Large payloads
+
+    def loan(self, size: int) -> Loan:
+        """Return memory to build a payload in; of the pool, if there is one and room in it."""
+        return Loan(size) if self._pool is None else self._pool.loan(size)
+
+    @property
+    def pool_counts(self) -> PoolCounts:
+        """What became of large payloads, where memory can be shared."""
+        return PoolCounts() if self._pool is None else self._pool.counts
+
+    @property
+    def news(self) -> bool:
+        """Whether the other end is to be told something of the pools, with what goes next."""
+        return self._pool is not None and self._pool.news
+
+    def take_back(self, payload: Outgoing) -> None:
+        """Note that something encoded by `values` is not sent."""
+        if self._pool is not None:
+            self._pool.take_back(payload)
+
+    def _take_back_body(self, body: Outgoing) -> None:
+        packet = self._dialect.read(bytes(body))
+        assert packet is not None  # it is ours
+        self.take_back(bytes(packet.d))
+
+    def _put_news(self, pool: PooledCodec) -> None:
+        """Queue it ahead of the rest: that may be large, and the next may be lent already."""
+        if self.answering:
+            later = self._wire.set_aside()
+            for kind, facts in pool.take_news():
+                self._put(self._dialect.packet(kind, self.codec.encode(facts)))
+            self._wire.put_back(later)
+
+    def _read_lent(self, body: Body) -> Packet | None:
+        """Read a packet that may lend something; then its payload's life keeps that."""
+        packet = self._dialect.read(body)
+        if packet is not None and packet.t in _LENDING and (packet.k is None or packet.k == "call"):
+            assert self._pool is not None  # it reads so since it has mapped a pool
+            packet.d = self._pool.receive(packet.d)
+        return packet
+
+    def _on_lend(self, packet: Packet) -> None:
+        if self._pool is None:
+            self.counts.unknown += 1
+            return
+        mapped = self._pool.on_lend(packet.d)
+        self._lent_to = mapped > 0
+        self._read = self._reader()
+        self._put_piece(BORROW, self.codec.encode(mapped), None)
+
+    def _on_borrow(self, packet: Packet) -> None:
+        if self._pool is None:
+            self.counts.unknown += 1
+        else:
+            self._pool.on_borrow(packet.d)
+
+    def _on_return(self, packet: Packet) -> None:
+        if self._pool is None:
+            self.counts.unknown += 1
+        else:
+            self._pool.on_return(packet.d)
 
     # What the other end says
 
@@ -818,10 +922,16 @@ class Session:
 
     def data_to_send(self) -> bytes:
         """Return everything queued, in one piece."""
+        pool = self._pool
+        if pool is not None and pool.news:
+            self._put_news(pool)
         return self._wire.take()
 
     def pieces_to_send(self) -> list[bytes]:
         """Return everything queued, without copying what is large."""
+        pool = self._pool
+        if pool is not None and pool.news:
+            self._put_news(pool)
         return self._wire.take_pieces()
 
     def send(self, payload: Outgoing) -> None:
@@ -1116,7 +1226,10 @@ class Session:
     def _cancel(self, nonce: Nonce) -> bool:
         """Tell the other end that nobody waits for this answer; False if it was never asked."""
         self.streams.asked.pop(nonce, None)
+        held = self._questions.held.get(nonce)
         if self._questions.withdraw(nonce):
+            if held is not None and self._pool is not None:
+                self._take_back_body(held)
             return False
         if self.interphone and self.answering:
             self._put(self._dialect.packet(CANCEL, ABSENT, nonce))
@@ -1266,6 +1379,9 @@ _EVERY: dict[int, Callable[[Session, Packet], None]] = {
     PROGRESS: Session._on_progress,
     ALLOW: Session._on_allow,
     MISSED: Session._on_missed,
+    LEND: Session._on_lend,
+    BORROW: Session._on_borrow,
+    RETURN: Session._on_return,
 }
 _REACTIONS = {state: {kind: _EVERY[kind] for kind in legal} for state, legal in LEGAL.items()}
 """What is done about a packet in each state; the others are not legal there."""

@@ -18,6 +18,7 @@ from enum import Enum
 
 from .messages import (
     ALLOW,
+    BORROW,
     CANCEL,
     CONNECTION,
     DEMAND,
@@ -25,6 +26,7 @@ from .messages import (
     GRANT,
     INPUT,
     ITEM,
+    LEND,
     MESSAGE,
     MISSED,
     OPEN,
@@ -33,6 +35,7 @@ from .messages import (
     PROGRESS,
     REQUEST,
     RESPONSE,
+    RETURN,
 )
 
 __all__ = ["LEGAL", "State"]
@@ -49,8 +52,9 @@ class State(Enum):
 
 
 _STREAMS = {OPEN, ITEM, GRANT, INPUT, DEMAND}
+_POOLS = {LEND, BORROW, RETURN}
 _SPOKEN = frozenset(
-    {MESSAGE, REQUEST, RESPONSE, PING, PONG, CANCEL, PROGRESS, ALLOW, MISSED, *_STREAMS}
+    {MESSAGE, REQUEST, RESPONSE, PING, PONG, CANCEL, PROGRESS, ALLOW, MISSED, *_STREAMS, *_POOLS}
 )
 
 LEGAL: dict[State, frozenset[int]] = {

@@ -249,6 +249,15 @@ class Wire:
         self._out.append(data)
         self.queued += len(data)
 
+    def set_aside(self) -> list[bytes]:
+        """Take what is queued out of the way, for something to be queued first: see `put_back`."""
+        parts, self._out = self._out, []
+        return parts
+
+    def put_back(self, parts: list[bytes]) -> None:
+        """Queue again what was set aside."""
+        self._out += parts
+
     def take(self) -> bytes:
         """Return everything queued, in one piece."""
         data = b"".join(self._out)

@@ -27,6 +27,7 @@ import msgspec
 
 from ..address import Address, MemoryAddress, PipeAddress, TcpAddress, UnixAddress
 from ..errors import Unsupported
+from ..protocol.pool import Memory
 
 if TYPE_CHECKING:  # blocking clients connect without them
     import asyncio
@@ -45,6 +46,8 @@ __all__ = [
     "own_credentials",
     "plain_sockets",
     "same_owner",
+    "shared_memory",
+    "shares_memory",
 ]
 
 HIGH_MARK = 64 * 1024
@@ -91,6 +94,10 @@ class PlainSocket(Protocol):
     One thread may receive while others send, one at a time. Signals interrupt every wait, as
     they do Python's own: `KeyboardInterrupt` comes through.
     """
+
+    @property
+    def credentials(self) -> Credentials:
+        """Who is at the other end."""
 
     def send(self, data: bytes | memoryview) -> int:
         """Send what the system takes at once; return how many bytes that were.
@@ -308,6 +315,22 @@ def same_owner(transport: asyncio.BaseTransport) -> bool:
         return True
     own, other = own_credentials(), transport.get_extra_info("credentials")
     return isinstance(other, Credentials) and (other.uid, other.sid) == (own.uid, own.sid)
+
+
+def shares_memory(address: Address) -> bool:
+    """Tell whether ends that meet at this address may be able to share memory."""
+    return sys.platform == "linux" and isinstance(address, UnixAddress)
+
+
+def shared_memory(other: object) -> Memory | None:
+    """What can be shared with a process; None unless it is of this user, here, and on Linux."""
+    if sys.platform == "linux":
+        own = own_credentials()
+        if isinstance(other, Credentials) and other.pid is not None and other.uid == own.uid:
+            from .shared import SharedMemory
+
+            return SharedMemory(other.pid)
+    return None
 
 
 def _check_tls(address: Address, tls: ssl.SSLContext | None) -> None:

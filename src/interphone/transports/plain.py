@@ -106,8 +106,8 @@ class UnixSocket:
     """A connected Unix socket, as a `PlainSocket`."""
 
     def __init__(self, sock: socket.socket, credentials: Credentials) -> None:
+        self.credentials = credentials
         self._sock = sock
-        self._credentials = credentials
         self._reading = select.poll()
         self._reading.register(sock, select.POLLIN)
         self._recv = sock.recv  # bound once: hot path
@@ -175,6 +175,6 @@ class UnixSocket:
         from .sockets import SocketTransport
 
         transport = SocketTransport(
-            get_running_loop(), self._sock, protocol, credentials=self._credentials
+            get_running_loop(), self._sock, protocol, credentials=self.credentials
         )
         transport.start()

@@ -1,0 +1,617 @@
+"""Pools, without memory that is really shared: what two ends tell each other, and believe."""
+
+from __future__ import annotations
+
+import gc
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from interphone import Limits, Loan, LocalProtocolError, MessageTooBig, PayloadError, PoolCounts
+from interphone.errors import RemoteProtocolError
+from interphone.protocol.events import Reactions
+from interphone.protocol.messages import BORROW, LEND, RETURN
+from interphone.protocol.payload import Json, MessagePack
+from interphone.protocol.pool import BLOCK, LARGE, Made
+from interphone.protocol.session import Session
+from interphone.protocol.states import State
+from support.sessions import Recorder, SessionPair, frame
+
+BIG = bytes(range(256)) * (LARGE // 256)
+OTHER = BIG[::-1]
+
+
+class FakeMemory:
+    """Memory of this process that only looks shared.
+
+    Attributes:
+        made: What was made, by any of them that were given the same dict.
+        refused: Whether the system refuses everything.
+        open_fds: Descriptors that were not shut.
+    """
+
+    def __init__(self, made: dict[int, bytearray], *, refuses: bool = False) -> None:
+        self.guard = nullcontext()
+        self.tell: Callable[[], None] | None = None
+        self.made = made
+        self.refuses = refuses
+        self.open_fds: set[int] = set()
+
+    def make(self, size: int) -> Made | None:
+        if self.refuses:
+            return None
+        fd = len(self.made)
+        self.made[fd] = bytearray(size)
+        self.open_fds.add(fd)
+        return Made(memoryview(self.made[fd]), fd, 9, lambda: self.open_fds.discard(fd))
+
+    def open(self, fd: int, inode: int, size: int, most: int) -> memoryview | None:
+        if self.refuses or inode != 9:
+            return None
+        return memoryview(self.made[fd]).toreadonly()[: min(size, most)]
+
+
+class Keeper(Recorder):
+    """Keeps the payloads of messages as they are."""
+
+    def __init__(self, session: Session, raws: list[msgspec.Raw]) -> None:
+        super().__init__(session)
+        self._raws = raws
+
+    @property
+    def reactions(self) -> Reactions:
+        return super().reactions._replace(message=self._raws.append)
+
+
+class Ends(SessionPair):
+    """Two ends that can share memory, and payloads that came."""
+
+    def __init__(
+        self,
+        *,
+        client: dict[str, Any] | None = None,
+        server: dict[str, Any] | None = None,
+        refusing: str = "",
+        dialects: tuple[str, ...] = ("native", "classic"),
+        **both: Any,
+    ) -> None:
+        sides = [{"pools": True} | (side or {}) for side in (client, server)]
+        super().__init__(client=sides[0], server=sides[1], dialects=dialects, **both)
+        made: dict[int, bytearray] = {}
+        self.client.memory = FakeMemory(made, refuses=refusing == "client")
+        self.server.memory = FakeMemory(made, refuses=refusing == "server")
+        self.raws: list[msgspec.Raw] = []
+        self.seen = {"client": self.seen["client"], "server": Keeper(self.server, self.raws)}
+
+    def send(self, value: object, of: Any = Any) -> Any:
+        """Send a message to the server, and return what it is there, as an `of`."""
+        return self.server.values.decode(self.pass_on(value), of)
+
+    def pass_on(self, value: object) -> msgspec.Raw:
+        self.client.send(self.client.values.pack(value))
+        self.deliver()
+        return self.raws.pop()
+
+    def warm_up(self) -> Ends:
+        """Have the client make its pool, which the server maps."""
+        assert self.send(BIG) == BIG
+        assert self.client.pool_counts == PoolCounts(lent=0, inline=1)
+        return self
+
+
+@pytest.fixture
+def ends() -> Ends:
+    made = Ends()
+    made.open()
+    return made.warm_up()
+
+
+def lent(ends: Ends) -> int:
+    return ends.client.pool_counts.lent
+
+
+def wrapped(blocks: list[int], value: object) -> bytes:
+    inner = msgspec.msgpack.encode((blocks, value))
+    return msgspec.msgpack.encode(msgspec.msgpack.Ext(1, inner))
+
+
+def reference(block: int) -> msgspec.msgpack.Ext:
+    return msgspec.msgpack.Ext(2, block.to_bytes(8, "big"))
+
+
+def hostile(ends: Ends, kind: int, payload: bytes) -> str:
+    """Give the server a packet of a client that does as it likes; return why it hung up."""
+    body = b"\x93" + msgspec.msgpack.encode(kind) + b"\xc0" + payload
+    ends.server.receive(frame(body), ends.seen["server"].reactions)
+    assert ends.server.state is State.CLOSED
+    assert isinstance(ends.server.error, RemoteProtocolError)
+    return str(ends.server.error)
+
+
+# What goes by the pool
+
+
+def test_large_bytes_are_read_where_they_are(ends: Ends) -> None:
+    before = sum(len(data) for _, data in ends.wire)
+
+    view = ends.send(BIG, memoryview)
+
+    assert view == BIG
+    assert view.readonly
+    assert sum(len(data) for _, data in ends.wire) - before < 200
+    assert ends.client.pool_counts == PoolCounts(lent=1, inline=1)
+
+
+def test_view_shows_the_pool_and_bytes_are_a_copy(ends: Ends) -> None:
+    view, copy = ends.send(BIG, memoryview), ends.send(BIG, bytes)
+
+    memory = ends.client.memory
+    assert isinstance(memory, FakeMemory)
+    memory.made[0][: 2 * LARGE] = b"x" * (2 * LARGE)  # whoever lends can still write
+
+    assert bytes(view) == b"x" * LARGE
+    assert copy == BIG
+
+
+def test_small_bytes_stay_inline(ends: Ends) -> None:
+    assert ends.send(BIG[1:]) == BIG[1:]
+    assert ends.send({"a": BIG[1:]}) == {"a": BIG[1:]}
+
+    assert ends.client.pool_counts == PoolCounts(lent=0, inline=1)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@pytest.mark.parametrize("of", [Any, bytes, bytearray, memoryview, bytes | None, memoryview | int])
+def test_every_kind_of_bytes_becomes_what_is_asked_for(ends: Ends, kind: Any, of: Any) -> None:
+    value = ends.send(kind(BIG), of)
+
+    assert value == BIG
+    assert lent(ends) == 1
+    if of in (Any, bytes, bytearray):
+        assert type(value) is (bytes if of is Any else of)
+
+
+def test_view_of_other_items_is_lent_as_bytes(ends: Ends) -> None:
+    view = memoryview(BIG).cast("I", (2, LARGE // 8))
+
+    assert ends.send(view) == BIG
+    assert lent(ends) == 1
+
+
+def test_parameters_of_a_call_are_lent(ends: Ends) -> None:
+    asked = {"method": "a", "params": (1, BIG, "b"), "named": {"c": OTHER, "d": None}}
+
+    value = ends.send(asked)
+
+    assert value == asked | {"params": [1, BIG, "b"]}
+    assert lent(ends) == 2
+
+
+@pytest.mark.parametrize(
+    "value", [{"params": 3}, {"params": {"a": BIG}}, {"params": [], "named": 1}]
+)
+def test_users_value_that_looks_like_a_call_is_left_alone(ends: Ends, value: Any) -> None:
+    assert ends.send(value) == value
+    assert lent(ends) == 0
+
+
+class Picture(msgspec.Struct):
+    name: str
+    pixels: memoryview
+    thumb: bytes
+    rest: Any = None
+
+
+def test_loans_go_anywhere_in_a_value(ends: Ends) -> None:
+    loans = [ends.client.loan(LARGE) for _ in range(3)]
+    for loan in loans:
+        loan.view[:] = BIG
+    value = {"name": "a", "pixels": loans[0], "thumb": loans[1], "rest": [loans[2], OTHER]}
+
+    picture = ends.send(value, Picture)
+
+    assert (picture.name, picture.pixels, picture.thumb) == ("a", BIG, BIG)
+    assert type(picture.thumb) is bytes
+    assert [*map(bytes, picture.rest)] == [BIG, OTHER]
+    assert lent(ends) == 3
+
+
+def test_value_of_another_type_is_refused(ends: Ends) -> None:
+    with pytest.raises(PayloadError, match="int"):
+        ends.send(BIG, int)
+
+
+def test_raw_is_whole(ends: Ends) -> None:
+    raw = ends.send(BIG, msgspec.Raw)
+
+    assert msgspec.msgpack.decode(raw) == BIG
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, None])
+def test_bytes_may_be_cut_anywhere(chunk_size: int | None) -> None:
+    ends = Ends()
+    ends.open()
+    ends.warm_up()
+    ends.client.send(ends.client.values.pack([1, ends.client.loan(1)]))
+    ends.client.send(ends.client.values.pack(BIG))
+
+    ends.deliver(chunk_size)
+
+    assert [ends.server.values.decode(raw) for raw in ends.raws] == [[1, b"\0"], BIG]
+
+
+def test_limit_of_frames_holds_for_what_is_lent() -> None:
+    ends = Ends(limits=Limits(max_frame=2 * LARGE))
+    ends.open()
+    ends.warm_up()
+
+    with pytest.raises(MessageTooBig):
+        ends.client.values.pack({"params": [BIG, BIG]})
+    with pytest.raises(MessageTooBig):
+        ends.client.send(ends.client.values.pack(BIG + BIG))
+
+    assert ends.send({"params": [BIG]}) == {"params": [BIG]}  # and nothing is kept of it
+
+
+# Loans
+
+
+def test_loan_is_sent_once_and_then_closed(ends: Ends) -> None:
+    loan = ends.client.loan(LARGE)
+    view = loan.view
+    view[:] = BIG
+    assert loan.lent
+    assert repr(loan) == f"<Loan of {LARGE} bytes, lent, open>"
+
+    assert ends.send(loan) == BIG
+
+    with pytest.raises(LocalProtocolError, match="sent"):
+        loan.view  # noqa: B018  it raises
+    with pytest.raises(ValueError, match="released"):
+        view[0] = 1
+    with pytest.raises(LocalProtocolError, match="sent once"):
+        ends.client.values.pack(loan)
+
+
+def test_loan_without_a_pool_is_memory_of_ones_own() -> None:
+    loan = Loan(3)
+    loan.view[:] = b"abc"
+
+    assert not loan.lent
+    assert len(loan) == 3
+    assert Json().encode([loan]) == b'["YWJj"]'
+    assert MessagePack(lenient=True).encode([loan]) == b"\x91\xc4\x03abc"
+
+
+def test_closed_and_lost_loans_give_their_memory_back() -> None:
+    ends = Ends(limits=Limits(max_pool=LARGE))
+    ends.open()
+    ends.warm_up()
+    with ends.client.loan(LARGE) as loan:
+        assert loan.lent
+        assert not ends.client.loan(LARGE).lent
+    with pytest.raises(LocalProtocolError, match="closed"):
+        ends.client.values.pack(loan)
+
+    lost = ends.client.loan(LARGE)
+    assert lost.lent
+    del lost
+    gc.collect()
+
+    assert ends.client.loan(LARGE).lent
+
+
+def test_loan_of_another_connection_is_copied(ends: Ends) -> None:
+    other = Ends()
+    other.open()
+    other.warm_up()
+    loan = other.client.loan(LARGE)
+    loan.view[:] = BIG
+
+    assert ends.send([loan]) == [BIG]
+    assert lent(ends) == lent(other) == 0
+
+
+def test_loan_is_sent_again_after_its_connection(ends: Ends) -> None:
+    loan = ends.client.loan(LARGE)
+    loan.view[:] = BIG
+    ends.client.values.pack(loan)
+    ends.cut()
+    other = Ends()
+    other.open()
+    other.warm_up()
+
+    assert other.send(loan) == BIG
+
+
+# Room
+
+
+def test_block_comes_back_with_its_last_view() -> None:
+    ends = Ends(limits=Limits(max_pool=LARGE))
+    ends.open()
+    ends.warm_up()
+    view = ends.send(BIG, memoryview)
+    part = view[5:9]
+    del view
+    assert ends.send(OTHER) == OTHER  # no room: inline
+    assert ends.client.pool_counts == PoolCounts(lent=1, inline=2)
+
+    assert part == BIG[5:9]
+    del part
+    gc.collect()
+    ends.deliver()
+
+    assert ends.send(OTHER, memoryview) == OTHER
+    assert ends.client.pool_counts == PoolCounts(lent=2, inline=2)
+
+
+def test_payload_that_nobody_decodes_comes_back() -> None:
+    ends = Ends(limits=Limits(max_pool=LARGE))
+    ends.open()
+    ends.warm_up()
+    raw = ends.pass_on(BIG)
+    assert not ends.client.loan(LARGE).lent
+    del raw
+    gc.collect()
+    ends.deliver()
+
+    assert ends.client.loan(LARGE).lent
+
+
+def test_what_is_not_sent_is_free_again() -> None:
+    ends = Ends(limits=Limits(max_pool=LARGE))
+    ends.open()
+    ends.warm_up()
+
+    payload = ends.client.values.pack(BIG)
+    assert len(payload) < LARGE
+    ends.client.take_back(payload)
+    with pytest.raises(PayloadError):
+        ends.client.values.pack({"params": [BIG, object()]})
+
+    assert ends.client.loan(LARGE).lent
+
+
+def test_request_taken_back_while_it_is_held_is_free_again() -> None:
+    ends = Ends(
+        client={"limits": Limits(max_pool=LARGE)}, server={"limits": Limits(max_inflight=1)}
+    )
+    ends.open()
+    ends.warm_up()
+    ends.client.request(ends.client.values.pack(1), "first")
+    nonce = ends.client.request(ends.client.values.pack(BIG), "held")
+    assert not ends.client.loan(LARGE).lent
+
+    ends.client.forget(nonce)
+
+    assert ends.client.loan(LARGE).lent
+
+
+def test_neighbours_that_come_back_are_one_room() -> None:
+    ends = Ends(limits=Limits(max_pool=4 * LARGE))
+    ends.open()
+    ends.warm_up()
+    loans = [ends.client.loan(LARGE) for _ in range(4)]
+    assert all(loan.lent for loan in loans)
+    for index in (1, 3, 0, 2):
+        loans[index].close()
+
+    assert ends.client.loan(4 * LARGE).lent
+
+
+# Without
+
+
+@pytest.mark.parametrize("who", ["client", "server"])
+def test_memory_that_is_refused_is_done_without(who: str) -> None:
+    ends = Ends(refusing=who)
+    ends.open()
+
+    assert [ends.send(BIG) == BIG for _ in range(3)] == [True] * 3
+
+    assert ends.client.pool_counts == PoolCounts(lent=0, inline=3)
+    assert not ends.client.memory.open_fds  # type: ignore[union-attr]  # it is the fake
+    words = [data for _, data in ends.wire if b"pool" in data]
+    assert len(words) == 2  # the two that show the capability; and nobody asks again
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"client": {"pools": False}},
+        {"server": {"pools": False}},
+        {"dialects": ("classic",)},
+        {"limits": Limits(max_pool=0)},
+        {"server": {"limits": Limits(max_pool=BLOCK - 1)}},
+    ],
+    ids=str,
+)
+def test_other_end_that_cannot_is_told_nothing(how: dict[str, Any]) -> None:
+    ends = Ends(**how)
+    ends.open()
+    loan = ends.client.loan(LARGE)
+    loan.view[:] = BIG
+
+    assert ends.send(loan, bytes) == BIG
+    assert ends.send(BIG, bytes) == BIG
+
+    assert not loan.lent
+    assert ends.client.pool_counts == PoolCounts()
+    assert ends.client.data_to_send() == b""
+
+
+def test_less_is_borrowed_than_there_is() -> None:
+    ends = Ends(
+        client={"limits": Limits(max_pool=4 * LARGE)}, server={"limits": Limits(max_pool=LARGE)}
+    )
+    ends.open()
+    ends.warm_up()
+
+    assert ends.client.loan(LARGE).lent
+    assert not ends.client.loan(2 * LARGE).lent
+
+
+def test_after_the_end_views_stay_and_loans_are_inline(ends: Ends) -> None:
+    view = ends.send(BIG, memoryview)
+
+    ends.cut()
+
+    assert view == BIG
+    assert not ends.client.loan(LARGE).lent
+    del view
+    gc.collect()
+
+
+# Lies
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [[], [0], [1, 8], [-BLOCK, 8], [0, 0], [0, -1], [2**40, 8], [0, 2**40], [0, 8, 0, 8], ["a", 1]],
+    ids=str,
+)
+def test_blocks_that_are_none_end_the_connection(ends: Ends, blocks: list[Any]) -> None:
+    hostile(ends, 1, wrapped(blocks, 1))
+
+
+def test_block_that_is_still_lent_ends_the_connection(ends: Ends) -> None:
+    view = ends.send(BIG, memoryview)
+
+    assert "twice" in hostile(ends, 1, wrapped([0, 8], 1))
+    assert view == BIG
+
+
+def test_more_than_a_frame_ends_the_connection() -> None:
+    ends = Ends(server={"limits": Limits(max_frame=2 * LARGE)})
+    ends.open()
+    ends.warm_up()
+
+    hostile(ends, 1, wrapped([0, 3 * LARGE], 1))
+
+
+def test_lent_value_that_nests_too_deeply_ends_the_connection(ends: Ends) -> None:
+    deep: Any = 1
+    for _ in range(70):
+        deep = [deep]
+
+    assert "deeper" in hostile(ends, 1, wrapped([0, 8], deep))
+
+
+@pytest.mark.parametrize("block", [BLOCK, 2**63])
+def test_reference_to_nothing_is_no_value(ends: Ends, block: int) -> None:
+    body = b"\x93\x01\xc0" + wrapped([0, 8], [reference(0), reference(block)])
+    ends.server.receive(frame(body), ends.seen["server"].reactions)
+
+    with pytest.raises(PayloadError, match="nothing that is lent"):
+        ends.server.values.decode(ends.raws.pop())
+    assert ends.server.state is State.OPEN
+
+
+def test_block_named_too_often_is_not_copied_as_often(ends: Ends) -> None:
+    body = b"\x93\x01\xc0" + wrapped([0, LARGE], [reference(0)] * 100)
+    ends.server.receive(frame(body), ends.seen["server"].reactions)
+
+    with pytest.raises(PayloadError, match="too often"):
+        ends.server.values.decode(ends.raws.pop())
+
+
+def test_codec_of_the_dialect_knows_no_references(ends: Ends) -> None:
+    raw = ends.pass_on(BIG)
+
+    with pytest.raises(PayloadError, match="unknown MessagePack extension"):
+        ends.server.codec.decode(raw)  # as for what is passed on to other peers
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts"),
+    [
+        (LEND, (3, 9)),
+        (LEND, (3, 9, -1)),
+        (LEND, (0, 9, LARGE)),
+        (BORROW, BLOCK),
+        (BORROW, 0),
+        (RETURN, [0]),
+        (RETURN, "a"),
+    ],
+    ids=str,
+)
+def test_word_about_a_pool_that_makes_no_sense_ends_the_connection(
+    ends: Ends, kind: int, facts: Any
+) -> None:
+    hostile(ends, kind, msgspec.msgpack.encode(facts))
+
+
+def test_block_returned_twice_ends_the_connection(ends: Ends) -> None:
+    ends.send(BIG)  # which is returned with it
+    gc.collect()
+    ends.deliver()
+    body = b"\x93" + msgspec.msgpack.encode(RETURN) + b"\xc0" + msgspec.msgpack.encode([0])
+
+    ends.client.receive(frame(body), ends.seen["client"].reactions)
+
+    assert ends.client.state is State.CLOSED
+
+
+@pytest.mark.parametrize("mapped", [1, 2**40])
+def test_more_borrowed_than_there_is_ends_the_connection(mapped: int) -> None:
+    ends = Ends()
+    ends.open()
+    ends.client.send(ends.client.values.pack(BIG))
+    ends.client.data_to_send()
+    body = b"\x93" + msgspec.msgpack.encode(BORROW) + b"\xc0" + msgspec.msgpack.encode(mapped)
+
+    ends.client.receive(frame(body), ends.seen["client"].reactions)
+
+    assert ends.client.state is State.CLOSED
+    assert not ends.client.memory.open_fds  # type: ignore[union-attr]  # it is the fake
+
+
+@pytest.mark.parametrize("kind", [LEND, BORROW, RETURN])
+def test_word_about_pools_without_the_capability_is_unknown(kind: int) -> None:
+    pair = SessionPair(dialects=("native", "classic")).open()
+    body = b"\x93" + msgspec.msgpack.encode(kind) + b"\xc0\x00"
+
+    pair.server.receive(frame(body), pair.seen["server"].reactions)
+
+    assert pair.server.counts.unknown == 1
+    assert pair.server.state is State.OPEN
+
+
+def test_who_watches_sees_packets_without_taking_what_is_lent(ends: Ends) -> None:
+    seen: list[Any] = []
+    ends.client.watch(lambda way, packet, size: seen.append((way, packet.t, bytes(packet.d)[:3])))
+    ends.server.watch(lambda way, packet, size: seen.append((way, packet.t, bytes(packet.d)[:3])))
+
+    assert ends.send(BIG, memoryview) == BIG
+
+    assert ("out", 1, b"\xd7\x02\x00") in seen
+    assert ("in", 1, b"\xd7\x02\x00") in seen
+    ends.server.watch(None)
+    assert ends.send(BIG, memoryview) == BIG
+
+
+def test_bytes_on_the_page_about_the_wire_are_those_of_the_wire() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "reference" / "wire.md"
+    rows = re.findall(
+        r"\| `([0-9a-f ]+)` \| (LEND|BORROW|MESSAGE|RETURN)\b", page.read_text("utf-8")
+    )
+    told = {kind: bytes.fromhex(row) for row, kind in rows if kind != "MESSAGE" or "d7 02" in row}
+    ends = Ends()
+    ends.open()
+    memory = bytearray(16_384)
+    memory[4096:4296] = BIG[:200]
+    ends.server.memory.open = lambda *_: memoryview(memory).toreadonly()  # type: ignore[method-assign, union-attr]  # it is the fake
+    react = ends.seen["server"].reactions
+
+    ends.server.receive(told["LEND"], react)
+    assert ends.server.data_to_send() == told["BORROW"]
+    ends.server.receive(told["MESSAGE"], react)
+    assert ends.server.values.decode(ends.raws.pop()) == BIG[:200]
+    gc.collect()
+    assert ends.server.data_to_send() == told["RETURN"]
