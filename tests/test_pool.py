@@ -337,6 +337,22 @@ def line_of(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
+def test_large_bytes_may_be_the_first_thing_that_is_said(run: Any, address: str) -> None:
+    async def main() -> None:
+        server, came = Server(address), asyncio.Queue[bytes]()
+
+        @server.on_connect
+        async def greet(peer: Peer, payload: object) -> None:
+            await peer.send(BIG)
+
+        client = Client(address, backoff=None)
+        client.on_message(came.put_nowait)
+        async with server, client:
+            assert await came.get() == BIG
+
+    run(main())
+
+
 def test_server_that_is_killed_frees_and_leaves_the_views(address: str) -> None:
     before = mappings()
     with process(SERVER, address) as server:

@@ -104,6 +104,24 @@ class Ends(SessionPair):
         return self
 
 
+def test_a_pool_is_told_of_behind_the_handshake_and_ahead_of_what_is_large() -> None:
+    ends = Ends()
+    ends.client.open()
+    ends.carry("client", None, [])
+    ends.server.accept("1")
+    ends.server.send(ends.server.values.pack(BIG))
+    ends.server.resume(ends.seen["server"].reactions)
+    told: list[Any] = []
+    ends.client.receive(
+        ends.server.data_to_send(),
+        ends.seen["client"].reactions._replace(message=lambda raw: told.append(len(raw))),
+    )
+
+    assert ends.client.state is State.OPEN
+    assert told == [len(BIG) + 5]
+    assert ends.client.data_to_send()  # BORROW
+
+
 @pytest.fixture
 def ends() -> Ends:
     made = Ends()

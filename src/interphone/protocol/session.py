@@ -560,6 +560,7 @@ class Session:
 
     def _opened(self) -> None:
         """Both CONNECTION frames are plain JSON; everything after them is what was agreed."""
+        self._wire.keep_first()
         self._switch()
         self._wire.limit = self.limits.max_frame
         if self.interphone and IDLE not in self.can:

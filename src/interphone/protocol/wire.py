@@ -76,6 +76,7 @@ class Wire:
     __slots__ = (
         "_bulky",
         "_filled",
+        "_first",
         "_held",
         "_kept",
         "_large",
@@ -96,6 +97,7 @@ class Wire:
         self.pad = b""
         self._out: list[bytes] = []
         self._bulky = False  # whether a large body is in it
+        self._first = 0  # how many parts of it stay ahead of everything
         self._kept = False  # whether there is something in the next four
         self._held = bytearray()
         self._need = 0
@@ -249,9 +251,14 @@ class Wire:
         self._out.append(data)
         self.queued += len(data)
 
+    def keep_first(self) -> None:
+        """Let nothing be queued ahead of what is queued now."""
+        self._first = len(self._out)
+
     def set_aside(self) -> list[bytes]:
         """Take what is queued out of the way, for something to be queued first: see `put_back`."""
-        parts, self._out = self._out, []
+        parts = self._out[self._first :]
+        del self._out[self._first :]
         return parts
 
     def put_back(self, parts: list[bytes]) -> None:
@@ -262,7 +269,7 @@ class Wire:
         """Return everything queued, in one piece."""
         data = b"".join(self._out)
         self._out.clear()
-        self.queued = 0
+        self.queued = self._first = 0
         self._bulky = False
         if self.pad and len(data) % 65_536 == 1:
             data += self.pad
