@@ -12,6 +12,7 @@ from interphone import Client, ConnectionLost, Limits, MemoryAddress, Server
 from interphone.connection import Connection
 from interphone.protocol import Reactions, Session
 from support.ends import Raw, meeting, raised_by, until
+from support.sessions import LoneSession
 
 
 def test_interphone_peer_that_falls_silent_is_given_up(run, address):
@@ -208,6 +209,36 @@ def test_error_of_a_waiting_sender_is_its_own(run, address):
             errors = await asyncio.gather(*asked)
             assert len({id(error) for error in errors}) == 3
             assert all(isinstance(error, ConnectionLost) for error in errors)
+
+    run(main())
+
+
+def test_a_small_write_behind_a_large_one_is_no_reason_to_cut_a_peer_off(run):
+    """However many large ones there were before, and whichever was larger."""
+
+    async def main() -> None:
+        session = LoneSession("client", limits=Limits(hard_queue=1000)).open().session
+        nothing = Reactions(*[lambda *_: None] * len(Reactions._fields))
+        connection = Connection(
+            session, nothing, made=bool, lost=lambda error: None, abandoned=lambda: None
+        )
+        transport = Stuck()
+        connection.connection_made(transport)
+        for size in (100_000, 100_000, 80_000, 120_000):
+            transport.size = 0  # all is taken
+            connection.resume_writing()
+            session.send(session.codec.pack("x" * size))
+            connection.departure()
+            connection.pause_writing()
+            session.send(session.codec.pack("small"))
+            connection.departure()
+            assert not transport.aborted
+            assert transport.size > size
+        transport.size += 2000
+        session.send(session.codec.pack("small"))
+        connection.departure()
+        assert transport.aborted
+        connection.connection_lost(None)
 
     run(main())
 

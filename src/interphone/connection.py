@@ -72,14 +72,14 @@ class Connection(asyncio.BufferedProtocol):
         "__weakref__",
         "_abandoned",
         "_buffer",
+        "_bulks",
+        "_bulky",
         "_corked",
         "_departures",
         "_dispatching",
         "_end_timer",
         "_kept",
         "_landing",
-        "_largest",
-        "_largest_end",
         "_look_timer",
         "_loop",
         "_lost",
@@ -140,7 +140,8 @@ class Connection(asyncio.BufferedProtocol):
         self._nudge_timer: asyncio.TimerHandle | None = None
         self._nudged_at = 0  # bytes written when it was last looked at
         self._written = 0
-        self._largest = self._largest_end = 0  # the largest write under way, and where it ends
+        self._bulky = min(LARGE, session.limits.hard_queue)  # bytes of a write that is large
+        self._bulks: deque[tuple[int, int]] = _NONE  # those under way: sizes, and ends
         self._patience = 0.0
         self._waiters: deque[asyncio.Future[None]] = _NONE
         self._departures: deque[tuple[int, asyncio.Future[bool]]] = _NONE
@@ -332,8 +333,8 @@ class Connection(asyncio.BufferedProtocol):
             )
             return
         self._written += size
-        if size > self._largest:
-            self._largest, self._largest_end = size, self._written
+        if size >= self._bulky:
+            self._note_bulk(size)
         if pieces is None:
             transport.write(data)
         elif transport.get_extra_info("gathers"):
@@ -359,9 +360,19 @@ class Connection(asyncio.BufferedProtocol):
 
     def _allowed(self) -> int:
         """Bytes that may wait before a write: the limit, and the largest write that is not out."""
-        if self.taken >= self._largest_end:
-            self._largest = 0
-        return self._session.limits.hard_queue + self._largest
+        self._forget_bulks()
+        largest = max((size for size, _ in self._bulks), default=0)
+        return self._session.limits.hard_queue + largest
+
+    def _note_bulk(self, size: int) -> None:
+        if self._bulks is _NONE:
+            self._bulks = deque()
+        self._forget_bulks()
+        self._bulks.append((size, self._written))
+
+    def _forget_bulks(self) -> None:
+        while self._bulks and self._bulks[0][1] <= self.taken:
+            self._bulks.popleft()
 
     async def writable(self) -> None:
         """Wait until the peer can be sent more, or is gone; first come, first served.

@@ -127,6 +127,19 @@ def test_value_that_nests_deeper_is_refused(codec: Codec) -> None:
         codec.encode(nested(65))
 
 
+@pytest.mark.parametrize("items", [0, 1, 99, 100, 101, 5000])
+@pytest.mark.parametrize("large", [b"", b"\x91" * 100_000], ids=["small", "large"])
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+def test_depth_is_found_beside_anything(items: int, large: bytes, first: bool) -> None:
+    def around(deep: Any) -> bytes:
+        rest = [7] * items
+        return msgspec.msgpack.encode([large, deep, rest] if first else [rest, large, deep])
+
+    check_msgpack_depth(around(nested(63)), 64)
+    with pytest.raises(PayloadError, match="deeper than 64"):
+        check_msgpack_depth(around(nested(64)), 64)
+
+
 @pytest.mark.parametrize("codec", CODECS)
 def test_body_may_nest_one_level_deeper_than_a_payload(codec: Codec) -> None:
     pack = isinstance(codec, MessagePack)

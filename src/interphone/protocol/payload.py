@@ -487,6 +487,7 @@ def check_json_depth(body: Bytes, limit: int) -> None:
         raise PayloadError(f"the value nests deeper than {limit}")
 
 
+FEW = 100  # items; to look at more takes longer than to search a large body for what begins one
 _MSGPACK_OPENERS = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 
 
@@ -495,11 +496,20 @@ def check_msgpack_depth(body: Bytes, limit: int) -> None:
     lead = memoryview(body)[0] if body else 0
     if not (0x80 <= lead < 0xA0 or 0xDC <= lead < 0xE0):
         return  # bytes or a text, however large, or a number
-    body = bytes(body)
-    if len(body) - len(body.translate(None, _MSGPACK_OPENERS)) <= limit:
-        return
+    view = memoryview(body)
+    if len(view) >= LARGE and _look_through(view, limit, FEW):
+        return  # a few large bytes, for example: they are passed over, not looked at
+    body = bytes(view)
+    if len(body) - len(body.translate(None, _MSGPACK_OPENERS)) > limit:
+        _look_through(body, limit, len(body))
+
+
+def _look_through(body: bytes | memoryview, limit: int, most: int) -> bool:
+    """Look at so many items for how deeply they nest, at most; return whether that was all."""
     at, end, left = 0, len(body), [1]  # how many items each open container still lacks
-    while at < end and left:
+    for _ in range(most):
+        if at >= end or not left:
+            break
         items, at = _skip(body, at)
         left[-1] -= 1
         if items is not None:
@@ -508,9 +518,10 @@ def check_msgpack_depth(body: Bytes, limit: int) -> None:
                 raise PayloadError(f"the value nests deeper than {limit}")
         while left and not left[-1]:
             left.pop()
+    return at >= end or not left
 
 
-def _skip(body: Body, at: int) -> tuple[int | None, int]:
+def _skip(body: Body | memoryview, at: int) -> tuple[int | None, int]:
     """Return how many items the container at `at` has (None: it is none), and what is next."""
     lead = body[at]
     if lead < 0x80 or lead >= 0xE0:
