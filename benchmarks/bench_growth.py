@@ -494,7 +494,7 @@ def write(directory: Path, about: Record, records: list[Record]) -> None:
                 cells = [case if size == sizes[0] else "", f"{size:,}"]
                 for of in ("wall", "cpu"):
                     each = [*by_round(mine, case, size, of).values()]
-                    found = spread(ratios(mine, case, size, of))
+                    found = report.middle(ratios(mine, case, size, of))
                     cells += [report.short(statistics.median(each) * 1e6), report.spread(found)]
                 if found is not None:
                     curve.append((float(size), found[0]))
@@ -505,16 +505,6 @@ def write(directory: Path, about: Record, records: list[Record]) -> None:
         if part == "connections":
             lines += [*connections(records), ""]
     (directory / "growth.md").write_text("\n".join(lines), "utf-8")
-
-
-def spread(found: list[float]) -> tuple[float, float, float] | None:
-    """The median, and the middle half."""
-    if not found:
-        return None
-    if len(found) < 2:
-        return found[0], found[0], found[0]
-    low, _, high = statistics.quantiles(found, n=4, method="inclusive")
-    return statistics.median(found), low, high
 
 
 def connections(records: list[Record]) -> list[str]:

@@ -43,7 +43,7 @@ class Ends:
         self.carry()
         server.accept("1")
         self.carry()
-        encode, decode, respond = client.codec.encode, client.codec.decode, server.respond
+        encode, decode, respond = client.codec.pack, client.codec.decode, server.respond
         self.encode = encode
 
         def on_request(nonce: Any, raw: msgspec.Raw, options: object) -> None:

@@ -23,6 +23,16 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 QUIET = 0.35  # of a core used by others: if three runs had less, the others are not counted
 
 
+def middle(found: list[float]) -> tuple[float, float, float] | None:
+    """The median, and the middle half."""
+    if not found:
+        return None
+    if len(found) < 2:
+        return found[0], found[0], found[0]
+    low, _, high = statistics.quantiles(found, n=4, method="inclusive")
+    return statistics.median(found), low, high
+
+
 class Runs:
     """All runs, by workload, placement and peer."""
 
@@ -54,12 +64,7 @@ class Runs:
             near = min(theirs, key=lambda other: abs(other["at"] - run["at"]), default=None)
             if near and number(near, of):
                 ratios.append(number(run, of) / number(near, of))
-        if not ratios:
-            return None
-        if len(ratios) < 2:
-            return ratios[0], ratios[0], ratios[0]
-        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        return statistics.median(ratios), low, high
+        return middle(ratios)
 
 
 def number(run: Record, of: str) -> float:

@@ -147,9 +147,7 @@ class Connection(asyncio.BufferedProtocol):
         self._nudged_at = 0  # bytes written when it was last looked at
         self._written = 0
         self._bulky = min(LARGE, session.limits.hard_queue)  # bytes of a write that is large
-        self._bulks: deque[tuple[int, int]] = (
-            _NONE  # those under way: how large, and where they end
-        )
+        self._bulks: deque[tuple[int, int]] = _NONE  # those under way: sizes, and ends
         self._patience = 0.0
         self._waiters: deque[asyncio.Future[None]] = _NONE
         self._departures: deque[tuple[int, asyncio.Future[bool]]] = _NONE
