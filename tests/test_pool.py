@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import msgspec
 import pytest
 
 if sys.platform != "linux":
@@ -249,6 +250,57 @@ def test_publications_stay_out_of_the_pool(run: Any, address: str) -> None:
     run(main())
 
 
+class Envelope(msgspec.Struct):
+    content: msgspec.Raw
+
+
+def test_what_is_passed_on_unread_is_what_was_sent(run: Any, address: str) -> None:
+    async def main() -> None:
+        server, heard = made(address), asyncio.Queue[Any]()
+
+        @server.method
+        async def relay(*envelopes: Envelope) -> None:
+            for envelope in envelopes:
+                await next(iter(server.peers.values())).send(envelope.content)
+
+        async with server, Client(address) as to, Client(address) as client:
+            to.on_message(heard.put_nowait)
+            await settled(to)
+            view = await to.call("echo", BIG, returns=memoryview)  # the first block of its pool
+            await settled(client)
+            with client.loan(LARGE) as loan:  # the first block of another
+                loan.view[:] = BIG[:LARGE]
+                await client.call("relay", {"content": loan}, {"content": [1]})
+            assert await heard.get() == BIG[:LARGE]
+            assert await heard.get() == [1]
+            assert view == BIG
+
+    run(main())
+
+
+def test_reference_that_somebody_made_up_reads_nothing(run: Any, address: str) -> None:
+    async def main() -> None:
+        server, heard = made(address), asyncio.Queue[Any]()
+
+        @server.method
+        async def relay(data: msgspec.Raw) -> None:
+            await next(iter(server.peers.values())).send(data)
+
+        async with server, Client(address) as to, Client(address) as client:
+            to.on_message(heard.put_nowait)
+            await settled(to)
+            view = await to.call("echo", BIG, returns=memoryview)
+            for data in (bytes(8), bytes(16), b""):
+                await client.call("relay", msgspec.msgpack.Ext(2, data))
+                await client.call("relay", msgspec.msgpack.Ext(1, data))
+            await client.call("relay", "end")
+            assert await heard.get() == "end"
+            assert to.peer.counts.unreadable == 6
+            assert view == BIG
+
+    run(main())
+
+
 # Blocking
 
 
@@ -277,6 +329,28 @@ def test_blocking_client_sees_views(address: str) -> None:
     assert view == BIG
     del view
     gc.collect()
+
+
+def test_loan_is_sent_though_the_client_moves_meanwhile(address: str) -> None:
+    from interphone.blocking.link import Link
+    from support.threads import Worker
+
+    server = BlockingServer(address)
+    server.method("first")(lambda data: data[0])
+    ask = Link.ask
+
+    with server, BlockingClient(address) as client:
+        while not (loan := client.loan(LARGE)).lent:
+            client.call("first", BIG)
+
+        def moved_meanwhile(link: Link, *args: Any, **options: Any) -> Any:
+            Worker(lambda: client.on_message(lambda data: None)).result()  # it moves for that
+            return ask(link, *args, **options)
+
+        with loan, patch.object(Link, "ask", moved_meanwhile):
+            loan.view[0] = 7
+            assert client.call("first", loan) == 7
+        assert client.peer.pool.lent >= 1
 
 
 def test_threads_share_the_pool_of_a_client(address: str) -> None:

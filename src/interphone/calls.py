@@ -148,7 +148,7 @@ class Calls:
 
     def _read(self, raw: msgspec.Raw) -> Asked:
         try:
-            asked: Asked = self._session.values.decode(raw, Asked)
+            asked: Asked = self._codec.decode(raw, Asked)
         except PayloadError as exc:
             raise NotTaken(Failure("invalid", f"no call: {exc}"), exc) from exc
         return asked

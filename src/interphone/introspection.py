@@ -22,7 +22,7 @@ from .limits import Limits
 from .methods import Method
 from .peer import Call, Peer
 from .protocol.events import Counts, Role
-from .protocol.messages import CAPABILITIES, VERSION
+from .protocol.messages import CAPABILITIES, POOL, VERSION
 from .protocol.pool import PoolCounts
 from .signatures import Kind, Param
 from .version import __version__
@@ -228,14 +228,15 @@ class Introspection:
 
     def info(self, call: Call) -> Info:
         """Say who this is."""
+        session = call.peer.protocol
         return Info(
             role=self._role,
             address=str(self._sources.address()),
             pid=os.getpid(),
             interphone=__version__,
             wire=VERSION,
-            dialect="native" if call.peer.protocol.native else "classic",
-            capabilities=CAPABILITIES,
+            dialect="native" if session.native else "classic",
+            capabilities=(*CAPABILITIES, POOL) if session.pools else CAPABILITIES,
             python=platform.python_version(),
             started=self._started,
             uptime=perf_counter() - self._began,

@@ -200,12 +200,7 @@ class Method:
         if not params:
             return []
         try:
-            items: list[msgspec.Raw] = codec.decode(params, list[msgspec.Raw])
-            return items
-        except PayloadError:
-            pass  # what only a lenient codec reads cannot be cut; it is read and written again
-        try:
-            return [msgspec.Raw(codec.encode(item)) for item in codec.decode(params, list[Any])]
+            return codec.items(params)
         except PayloadError as exc:
             raise InvalidParams(self.name, f"positional parameters: {_why(exc)}") from exc
 

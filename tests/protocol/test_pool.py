@@ -22,6 +22,7 @@ from interphone.protocol.session import Session
 from interphone.protocol.states import State
 from support.sessions import Recorder, SessionPair, frame
 
+KEY = b"secret!!"
 BIG = bytes(range(256)) * (LARGE // 256)
 OTHER = BIG[::-1]
 
@@ -48,7 +49,7 @@ class FakeMemory:
         fd = len(self.made)
         self.made[fd] = bytearray(size)
         self.open_fds.add(fd)
-        return Made(memoryview(self.made[fd]), fd, 9, lambda: self.open_fds.discard(fd))
+        return Made(memoryview(self.made[fd]), fd, 9, KEY, lambda: self.open_fds.discard(fd))
 
     def open(self, fd: int, inode: int, size: int, most: int) -> memoryview | None:
         if self.refuses or inode != 9:
@@ -97,6 +98,11 @@ class Ends(SessionPair):
         self.deliver()
         return self.raws.pop()
 
+    def warmed(self) -> Ends:
+        """Open the connection, and have the client make its pool."""
+        self.open()
+        return self.warm_up()
+
     def warm_up(self) -> Ends:
         """Have the client make its pool, which the server maps."""
         assert self.send(BIG) == BIG
@@ -133,13 +139,13 @@ def lent(ends: Ends) -> int:
     return ends.client.pool_counts.lent
 
 
-def wrapped(blocks: list[int], value: object) -> bytes:
-    inner = msgspec.msgpack.encode((blocks, value))
+def wrapped(blocks: list[Any], value: object, *, key: bytes = KEY) -> bytes:
+    inner = msgspec.msgpack.encode((key, blocks, value))
     return msgspec.msgpack.encode(msgspec.msgpack.Ext(1, inner))
 
 
-def reference(block: int) -> msgspec.msgpack.Ext:
-    return msgspec.msgpack.Ext(2, block.to_bytes(8, "big"))
+def reference(number: int, *, key: bytes = KEY) -> msgspec.msgpack.Ext:
+    return msgspec.msgpack.Ext(2, key + number.to_bytes(8, "big"))
 
 
 def hostile(ends: Ends, kind: int, payload: bytes) -> str:
@@ -244,10 +250,36 @@ def test_value_of_another_type_is_refused(ends: Ends) -> None:
         ends.send(BIG, int)
 
 
-def test_raw_is_whole(ends: Ends) -> None:
-    raw = ends.send(BIG, msgspec.Raw)
+class Letter(msgspec.Struct):
+    to: int
+    body: msgspec.Raw
+    seal: memoryview
 
+
+@pytest.mark.parametrize("of", [msgspec.Raw, list[msgspec.Raw], dict[str, list[msgspec.Raw]]])
+def test_raw_is_whole_wherever_it_stands(ends: Ends, of: Any) -> None:
+    value: Any = ends.client.loan(LARGE)
+    value.view[:] = BIG
+    value = {"a": [value]} if of == dict[str, list[msgspec.Raw]] else value
+    value = [value] if of == list[msgspec.Raw] else value
+
+    raw = ends.send(value, of)
+
+    while not isinstance(raw, msgspec.Raw):
+        raw = raw["a"] if isinstance(raw, dict) else raw[0]
     assert msgspec.msgpack.decode(raw) == BIG
+    assert lent(ends) == 1
+
+
+def test_raw_beside_a_view_is_whole(ends: Ends) -> None:
+    body, seal = ends.client.loan(LARGE), ends.client.loan(LARGE)
+    body.view[:], seal.view[:] = BIG, OTHER
+
+    letter = ends.send({"to": 7, "body": body, "seal": seal}, Letter)
+
+    assert msgspec.msgpack.decode(letter.body) == BIG
+    assert letter.seal == OTHER
+    assert ends.send({"to": 7, "body": 1, "seal": b"s"}, Letter).body == msgspec.Raw(b"\x01")
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, None])
@@ -324,6 +356,30 @@ def test_closed_and_lost_loans_give_their_memory_back() -> None:
     assert ends.client.loan(LARGE).lent
 
 
+def test_loan_that_could_not_be_sent_is_open_again(ends: Ends) -> None:
+    loan = ends.client.loan(LARGE)
+    loan.view[:] = BIG
+    with pytest.raises(PayloadError):
+        ends.client.values.pack([loan, object()])
+    ends.client.take_back(ends.client.values.pack(loan))
+    loan.view[0] = 9
+
+    assert ends.send(loan) == b"\x09" + BIG[1:]
+    assert lent(ends) == 2
+
+
+def test_loan_that_is_taken_back_behind_its_end_is_free() -> None:
+    ends = Ends(limits=Limits(max_pool=LARGE))
+    ends.open()
+    ends.warm_up()
+    with ends.client.loan(LARGE) as loan:
+        payload = ends.client.values.pack(loan)
+    ends.client.take_back(payload)
+
+    assert repr(loan) == f"<Loan of {LARGE} bytes, lent, closed>"
+    assert ends.client.loan(LARGE).lent
+
+
 def test_loan_of_another_connection_is_copied(ends: Ends) -> None:
     other = Ends()
     other.open()
@@ -333,6 +389,23 @@ def test_loan_of_another_connection_is_copied(ends: Ends) -> None:
 
     assert ends.send([loan]) == [BIG]
     assert lent(ends) == lent(other) == 0
+    with pytest.raises(LocalProtocolError, match="sent once"):
+        ends.send([loan])  # its block may be another loan's
+
+
+def test_loan_is_copied_before_its_block_is_given_on() -> None:
+    ends = Ends(limits=Limits(max_pool=LARGE))
+    ends.open()
+    ends.warm_up()
+    loan = ends.client.loan(LARGE)
+    loan.view[:] = BIG
+
+    copied = loan.take(None)
+    other = ends.client.loan(LARGE)
+    other.view[:] = OTHER
+
+    assert other.lent
+    assert copied == BIG
 
 
 def test_loan_is_sent_again_after_its_connection(ends: Ends) -> None:
@@ -345,6 +418,21 @@ def test_loan_is_sent_again_after_its_connection(ends: Ends) -> None:
     other.warm_up()
 
     assert other.send(loan) == BIG
+    other.cut()
+    assert Ends().warmed().send(loan) == BIG
+
+
+def test_loan_that_was_read_is_not_sent_again(ends: Ends) -> None:
+    loan = ends.client.loan(LARGE)
+    loan.view[:] = BIG
+    ends.send(loan)
+    gc.collect()
+    ends.deliver()
+    ends.client.loan(LARGE).view[:] = OTHER  # of the same block
+    ends.cut()
+
+    with pytest.raises(LocalProtocolError, match="sent once"):
+        Ends().warmed().send(loan)
 
 
 # Room
@@ -491,17 +579,49 @@ def test_after_the_end_views_stay_and_loans_are_inline(ends: Ends) -> None:
 
 @pytest.mark.parametrize(
     "blocks",
-    [[], [0], [1, 8], [-BLOCK, 8], [0, 0], [0, -1], [2**40, 8], [0, 2**40], [0, 8, 0, 8], ["a", 1]],
-    ids=str,
+    [
+        [],
+        [(0, 1, 8)],
+        [(0, 0, 0)],
+        [(0, 2**40, 8)],
+        [(0, 0, 2**40)],
+        [(0, 0, 8), (0, BLOCK, 8)],
+        [(number, 0, 8) for number in range(2**14 + 1)],
+    ],
+    ids=lambda blocks: str(blocks)[:40],
 )
 def test_blocks_that_are_none_end_the_connection(ends: Ends, blocks: list[Any]) -> None:
     hostile(ends, 1, wrapped(blocks, 1))
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        wrapped([(0, 0, 8)], 1, key=b"guessed!"),
+        wrapped([(0, 0, 8)], 1, key=b""),
+        wrapped([0, 0, 8], 1),
+        wrapped([(-1, 0, 8)], 1),
+        wrapped([("a", 0, 8)], 1),
+        msgspec.msgpack.encode(msgspec.msgpack.Ext(1, b"hi")),
+        msgspec.msgpack.encode(msgspec.msgpack.Ext(1, b"")),
+    ],
+    ids=repr,
+)
+def test_extension_that_is_not_a_lent_payload_is_no_value(ends: Ends, payload: bytes) -> None:
+    raw = ends.pass_on(msgspec.Raw(payload))
+
+    with pytest.raises(PayloadError, match="unknown MessagePack extension 1"):
+        ends.server.values.decode(raw)
+    assert ends.server.values.decode(raw, msgspec.msgpack.Ext).code == 1  # whoever wants one
+    assert ends.server.state is State.OPEN
+    ends.client.take_back(payload)
+    assert ends.send(BIG) == BIG
+
+
 def test_block_that_is_still_lent_ends_the_connection(ends: Ends) -> None:
     view = ends.send(BIG, memoryview)
 
-    assert "twice" in hostile(ends, 1, wrapped([0, 8], 1))
+    assert "twice" in hostile(ends, 1, wrapped([(0, BLOCK, 8)], 1))
     assert view == BIG
 
 
@@ -510,7 +630,7 @@ def test_more_than_a_frame_ends_the_connection() -> None:
     ends.open()
     ends.warm_up()
 
-    hostile(ends, 1, wrapped([0, 3 * LARGE], 1))
+    hostile(ends, 1, wrapped([(0, 0, 3 * LARGE)], 1))
 
 
 def test_lent_value_that_nests_too_deeply_ends_the_connection(ends: Ends) -> None:
@@ -518,12 +638,22 @@ def test_lent_value_that_nests_too_deeply_ends_the_connection(ends: Ends) -> Non
     for _ in range(70):
         deep = [deep]
 
-    assert "deeper" in hostile(ends, 1, wrapped([0, 8], deep))
+    assert "deeper" in hostile(ends, 1, wrapped([(0, 0, 8)], deep))
 
 
-@pytest.mark.parametrize("block", [BLOCK, 2**63])
-def test_reference_to_nothing_is_no_value(ends: Ends, block: int) -> None:
-    body = b"\x93\x01\xc0" + wrapped([0, 8], [reference(0), reference(block)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        reference(1),
+        reference(2**63),
+        reference(0, key=b"guessed!"),
+        reference(0, key=b""),
+        msgspec.msgpack.Ext(2, b""),
+    ],
+    ids=repr,
+)
+def test_reference_to_nothing_is_no_value(ends: Ends, wrong: msgspec.msgpack.Ext) -> None:
+    body = b"\x93\x01\xc0" + wrapped([(0, 0, 8)], [reference(0), wrong])
     ends.server.receive(frame(body), ends.seen["server"].reactions)
 
     with pytest.raises(PayloadError, match="nothing that is lent"):
@@ -532,7 +662,7 @@ def test_reference_to_nothing_is_no_value(ends: Ends, block: int) -> None:
 
 
 def test_block_named_too_often_is_not_copied_as_often(ends: Ends) -> None:
-    body = b"\x93\x01\xc0" + wrapped([0, LARGE], [reference(0)] * 100)
+    body = b"\x93\x01\xc0" + wrapped([(0, 0, LARGE)], [reference(0)] * 100)
     ends.server.receive(frame(body), ends.seen["server"].reactions)
 
     with pytest.raises(PayloadError, match="too often"):
@@ -549,9 +679,10 @@ def test_codec_of_the_dialect_knows_no_references(ends: Ends) -> None:
 @pytest.mark.parametrize(
     ("kind", "facts"),
     [
-        (LEND, (3, 9)),
-        (LEND, (3, 9, -1)),
-        (LEND, (0, 9, LARGE)),
+        (LEND, (3, 9, LARGE)),
+        (LEND, (3, 9, -1, KEY)),
+        (LEND, (3, 9, LARGE, b"short")),
+        (LEND, (0, 9, LARGE, KEY)),
         (BORROW, BLOCK),
         (BORROW, 0),
         (RETURN, [0]),
@@ -566,7 +697,7 @@ def test_word_about_a_pool_that_makes_no_sense_ends_the_connection(
 
 
 def test_block_returned_twice_ends_the_connection(ends: Ends) -> None:
-    ends.send(BIG)  # which is returned with it
+    ends.send(BIG)  # which is returned, too
     gc.collect()
     ends.deliver()
     body = b"\x93" + msgspec.msgpack.encode(RETURN) + b"\xc0" + msgspec.msgpack.encode([0])
@@ -608,8 +739,8 @@ def test_who_watches_sees_packets_without_taking_what_is_lent(ends: Ends) -> Non
 
     assert ends.send(BIG, memoryview) == BIG
 
-    assert ("out", 1, b"\xd7\x02\x00") in seen
-    assert ("in", 1, b"\xd7\x02\x00") in seen
+    assert ("out", 1, b"\xd8\x02s") in seen
+    assert ("in", 1, b"\xd8\x02s") in seen
     ends.server.watch(None)
     assert ends.send(BIG, memoryview) == BIG
 
@@ -619,7 +750,7 @@ def test_bytes_on_the_page_about_the_wire_are_those_of_the_wire() -> None:
     rows = re.findall(
         r"\| `([0-9a-f ]+)` \| (LEND|BORROW|MESSAGE|RETURN)\b", page.read_text("utf-8")
     )
-    told = {kind: bytes.fromhex(row) for row, kind in rows if kind != "MESSAGE" or "d7 02" in row}
+    told = {kind: bytes.fromhex(row) for row, kind in rows if kind != "MESSAGE" or "d8 02" in row}
     ends = Ends()
     ends.open()
     memory = bytearray(16_384)

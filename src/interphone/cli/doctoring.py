@@ -22,7 +22,7 @@ from ..address import (
 from ..client import Client
 from ..errors import AddressError, AddressInUse, InterphoneError
 from ..introspection import Info
-from ..protocol.messages import CAPABILITIES, VERSION
+from ..protocol.messages import CAPABILITIES, POOL, VERSION
 from ..transports.places import (
     Directory,
     Place,
@@ -287,7 +287,7 @@ async def _version_finding(client: Client) -> Finding:
         return Finding("server", "note", f"interphone, {dialect}; it tells no more: {exc}")
     text = f"interphone {told.interphone}, wire {told.wire}, {dialect}, process {told.pid}"
     missing = [word for word in CAPABILITIES if word not in told.capabilities]
-    unknown = [word for word in told.capabilities if word not in CAPABILITIES]
+    unknown = [word for word in told.capabilities if word not in (*CAPABILITIES, POOL)]
     if told.wire == VERSION and not missing and not unknown:
         same = told.interphone == __version__
         verdict: Verdict = "fine" if same else "note"

@@ -67,6 +67,10 @@ class Codec(Protocol):
         """Return the value in `raw` as an `of`; raise `PayloadError` if it is none."""
         ...
 
+    def items(self, raw: Bytes) -> list[msgspec.Raw]:
+        """Return the items of an array as they were written; `PayloadError` if it is none."""
+        ...
+
     def members(self, raw: Bytes) -> dict[str, msgspec.Raw]:
         """Return the values of an object as they were written; `PayloadError` if it is none."""
         ...
@@ -123,6 +127,16 @@ class Json:
                 raise PayloadError(str(exc)) from exc
         return _converted(lenient_json(bytes(raw)), of)
 
+    def items(self, raw: Bytes) -> list[msgspec.Raw]:
+        """See `Codec`."""
+        try:
+            return _json_items(raw)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+            if not self.lenient:
+                raise PayloadError(str(exc)) from exc
+        # What only a lenient codec reads cannot be cut: it is read and written again.
+        return [msgspec.Raw(self.encode(item)) for item in self.decode(raw, list[Any])]
+
     def members(self, raw: Bytes) -> dict[str, msgspec.Raw]:
         """See `Codec`."""
         try:
@@ -151,6 +165,7 @@ def plain(value: object) -> object:
 
 
 _encode_json = msgspec.json.Encoder(enc_hook=plain).encode
+_json_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _json_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -284,6 +299,15 @@ class MessagePack:
                 raise PayloadError(str(exc)) from exc
         return _converted(lenient_msgpack(bytes(raw)), of)
 
+    def items(self, raw: Bytes) -> list[msgspec.Raw]:
+        """See `Codec`."""
+        try:
+            return _msgpack_items(raw)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+            if not self.lenient:
+                raise PayloadError(str(exc)) from exc
+        return [msgspec.Raw(self.encode(item)) for item in self.decode(raw, list[Any])]
+
     def members(self, raw: Bytes) -> dict[str, msgspec.Raw]:
         """See `Codec`."""
         try:
@@ -305,6 +329,7 @@ class MessagePack:
 
 
 _encode_msgpack = msgspec.msgpack.Encoder(enc_hook=plain).encode
+_msgpack_items = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _msgpack_members = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 
 

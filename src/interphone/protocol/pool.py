@@ -14,6 +14,10 @@ that they come back even if nobody ever decodes it; in the value a reference sta
 bytes of a block. Everything else of the value is in the packet: what can be changed after it
 was looked at, because the lender still can write it, is never more than the bytes themselves.
 
+Blocks are lent under a number, each used once, and the pool has a key that nobody can guess.
+Both are in whatever names a block. So what is stale, or of another connection, or written by
+whom a value was only passed on for, never reads anything: it is an extension that nobody knows.
+
 Which block is free is known to the lender alone, and is written down in its own memory. All
 that is not to be had (a pool, room in it) is done without: the payload goes inline, and is counted.
 
@@ -33,7 +37,6 @@ from functools import lru_cache
 from typing import Annotated, Any, NamedTuple, Protocol
 
 import msgspec
-from msgspec.inspect import Field, MemoryViewType, Type, type_info
 
 from ..errors import LocalProtocolError, MessageTooBig, PayloadError, RemoteProtocolError
 from .loan import Loan
@@ -42,7 +45,7 @@ from .payload import Bytes, Codec, MessagePack, check_msgpack_depth, plain
 from .wire import LARGE as NOT_COPIED
 from .wire import Bulk, Outgoing
 
-__all__ = ["BLOCK", "LARGE", "Made", "Memory", "PoolCounts", "PooledCodec", "glance", "lent_value"]
+__all__ = ["BLOCK", "KEY_SIZE", "LARGE", "Made", "Memory", "PoolCounts", "PooledCodec", "glance"]
 
 LARGE = 128 * 1024
 """Bytes from which on a payload is lent: below that copying it costs less than giving it back
@@ -50,6 +53,9 @@ LARGE = 128 * 1024
 
 BLOCK = 4096
 """Blocks begin at multiples of it, so that there are not too many of them to keep account of."""
+
+KEY_SIZE = 8
+"""Bytes of what only the two ends of a pool know."""
 
 COPIES = 4  # of a block that a payload may ask for: who names one often would make much of little
 TOLD_AT_ONCE = 32  # blocks in one RETURN
@@ -68,12 +74,14 @@ class Made(NamedTuple):
         view: It.
         fd: Its descriptor, for the other end to open.
         inode: What tells that it has opened this one.
+        key: `KEY_SIZE` random bytes.
         shut: Closes the descriptor; the view stays.
     """
 
     view: memoryview
     fd: int
     inode: int
+    key: bytes
     shut: Callable[[], None]
 
 
@@ -147,55 +155,74 @@ class Lender:
 
     Attributes:
         memory: It.
+        key: What only the two ends know.
+        guard: Held while the account of blocks is changed.
         closed: Whether the connection is over; what is written there nobody reads.
         given_back: Blocks that were never sent, for whoever next takes one to see.
     """
 
-    def __init__(self, memory: memoryview, guard: AbstractContextManager[Any]) -> None:
+    def __init__(self, memory: memoryview, key: bytes, guard: AbstractContextManager[Any]) -> None:
         self.memory = memory
+        self.key = key
+        self.guard = guard
         self.closed = False
         self.given_back: deque[int] = deque()
-        self._guard = guard
         self._blocks = _Blocks(len(memory))
-        self._lent: set[int] = set()
+        self._lent: dict[int, Loan] = {}  # by the numbers they were lent under
+        self._next = 0
 
     def loan(self, size: int) -> Loan | None:
         """Take a block; None if there is no room."""
-        with self._guard:
+        with self.guard:
             while self.given_back:
-                block = self.given_back.popleft()
-                self._lent.discard(block)
-                self._blocks.give(block)
+                self._blocks.give(self.given_back.popleft())
             start = self._blocks.take(size)
         return None if start is None else Loan(size, self, start)
 
-    def lend(self, block: int) -> None:
-        """Note that a block is being sent."""
-        with self._guard:
-            self._lent.add(block)
+    def lend(self, loan: Loan) -> int:
+        """Note that a block is being sent; return its number."""
+        with self.guard:
+            number = self._next
+            self._next += 1
+            self._lent[number] = loan
+        return number
 
-    def returned(self, blocks: list[int]) -> None:
+    def take_back(self, numbers: list[int]) -> None:
+        """These are not sent after all."""
+        with self.guard:
+            for number in numbers:
+                loan = self._lent.pop(number, None)
+                if loan is not None:
+                    loan.take_back()
+
+    def returned(self, numbers: list[int]) -> None:
         """The other end looks at these no more."""
-        with self._guard:
-            for block in blocks:
-                if block not in self._lent:
-                    raise RemoteProtocolError(f"a block is returned that was not lent: {block}")
-                self._lent.remove(block)
-                self._blocks.give(block)
+        with self.guard:
+            for number in numbers:
+                loan = self._lent.pop(number, None)
+                if loan is None:
+                    raise RemoteProtocolError(f"a block is returned that was not lent: {number}")
+                loan.spend()
+                self._blocks.give(loan.block)
+
+    def close(self) -> None:
+        """The connection is over: what was not returned stays as it is."""
+        with self.guard:
+            self.closed = True
+            self._lent.clear()
 
 
 class _Dropped(weakref.ref[Any]):
     """Tells when something is gone, and what that was."""
 
-    __slots__ = ("key",)
+    __slots__ = ("number",)
 
-    key: int  # where the block begins
+    number: int  # of the block
 
 
 class _Held(NamedTuple):
     """A block of the other end's that somebody here may look at."""
 
-    size: int
     base: Callable[[], memoryview | None]
     copies: list[int]
 
@@ -207,79 +234,85 @@ class Borrower:
     mapping alive, and the slice dies with the last view of any kind.
 
     Attributes:
-        returned: Blocks that nobody looks at any more.
+        key: What only the two ends know.
+        returned: Numbers of blocks that nobody looks at any more.
     """
 
-    def __init__(self, memory: memoryview, tell: Callable[[], None]) -> None:
+    def __init__(self, memory: memoryview, key: bytes, tell: Callable[[], None]) -> None:
         self._memory = memory
+        self._most = len(memory) // BLOCK  # blocks that there can be
         self._tell = tell
-        self._held: dict[int, _Held] = {}
+        self._held: dict[int, _Held] = {}  # by their numbers
         self._payloads: dict[int, tuple[_Dropped, list[memoryview]]] = {}  # by their first blocks
+        self.key = key
         self.returned: deque[int] = deque()
 
-    def receive(self, raw: msgspec.Raw, *, max_size: int, max_depth: int) -> msgspec.Raw:
-        """Take what a lent payload lends; return its value, whose life keeps the blocks.
+    def receive(self, lent: _Lent, *, max_size: int, max_depth: int) -> msgspec.Raw:
+        """Take what a payload lends; return its value, whose life keeps the blocks.
 
         Raises:
-            RemoteProtocolError: It is none, or lends what there is not.
+            RemoteProtocolError: It lends what there is not.
         """
-        blocks, value = _opened(raw)
-        if not blocks or len(blocks) % 2:
+        blocks, value = lent.blocks, lent.value
+        if not blocks:
             raise RemoteProtocolError("a lent payload that lends nothing")
-        pairs = [*zip(blocks[::2], blocks[1::2], strict=True)]
-        if sum(size for _, size in pairs) + len(value) > max_size:
-            raise MessageTooBig(size=sum(size for _, size in pairs), limit=max_size)
+        size = sum(size for _, _, size in blocks) + len(value)
+        if size > max_size:
+            raise MessageTooBig(size=size, limit=max_size)
         try:
             check_msgpack_depth(value, max_depth)
         except (PayloadError, IndexError) as exc:
             raise RemoteProtocolError(f"a lent payload that cannot be read: {exc}") from exc
-        kept = [self._hold(*pair) for pair in pairs]
+        kept = [self._hold(*block) for block in blocks]
         base = memoryview(value)
         dropped = _Dropped(base, self._on_payload_dropped)
-        dropped.key = pairs[0][0]
-        self._payloads[dropped.key] = dropped, kept
+        dropped.number = blocks[0][0]
+        self._payloads[dropped.number] = dropped, kept
         return msgspec.Raw(base)
 
     def _on_payload_dropped(self, dropped: _Dropped) -> None:
         """A value is not needed any more; its blocks are where views of them are."""
-        self._payloads.pop(dropped.key, None)
+        self._payloads.pop(dropped.number, None)
 
-    def _hold(self, start: int, size: int) -> memoryview:
-        if start % BLOCK or start < 0 or size <= 0 or start + size > len(self._memory):
+    def _hold(self, number: int, start: int, size: int) -> memoryview:
+        if start % BLOCK or size <= 0 or start + size > len(self._memory):
             raise RemoteProtocolError(f"no block of the pool: {size} bytes at {start}")
-        if start in self._held:
-            raise RemoteProtocolError(f"a block is lent twice: {start}")
+        if number in self._held:
+            raise RemoteProtocolError(f"a block is lent twice: {number}")
+        if len(self._held) >= self._most:
+            raise RemoteProtocolError("more blocks are lent than the pool has")
         base = self._memory[start : start + size]
         dropped = _Dropped(base, self._on_dropped)
-        dropped.key = start
-        self._held[start] = _Held(size, dropped, [COPIES])
+        dropped.number = number
+        self._held[number] = _Held(dropped, [COPIES])
         return base
 
     def _on_dropped(self, dropped: _Dropped) -> None:
         """Nobody looks at a block any more. In any thread, at any moment: note it, no more."""
-        if self._held.pop(dropped.key, None) is not None:
-            self.returned.append(dropped.key)
+        if self._held.pop(dropped.number, None) is not None:
+            self.returned.append(dropped.number)
             self._tell()
 
-    def view(self, start: int) -> memoryview:
+    def view(self, name: bytes) -> memoryview:
         """Return a block to look at, where it is."""
-        return memoryview(msgspec.Raw(self._base(start)))
+        return memoryview(msgspec.Raw(self._base(name)[0]))
 
-    def copy(self, start: int) -> bytes:
+    def copy(self, name: bytes) -> bytes:
         """Return a copy of a block."""
-        base = self._base(start)
-        left = self._held[start].copies
-        left[0] -= 1
-        if left[0] < 0:
+        base, held = self._base(name)
+        held.copies[0] -= 1
+        if held.copies[0] < 0:
             raise ValueError("a reference stands there too often")
         return bytes(base)
 
-    def _base(self, start: int) -> memoryview:
-        held = self._held.get(start)
+    def _base(self, name: bytes) -> tuple[memoryview, _Held]:
+        held = None
+        if name.startswith(self.key):
+            held = self._held.get(int.from_bytes(name[KEY_SIZE:]))
         base = None if held is None else held.base()
-        if base is None:
-            raise ValueError(f"a reference to nothing that is lent: {start}")
-        return base
+        if base is None or held is None:
+            raise ValueError("a reference to nothing that is lent")
+        return base, held
 
     def close(self) -> None:
         """Nothing comes any more: from now on only views keep the mapping."""
@@ -291,8 +324,13 @@ class Borrower:
         return bool(self._held)
 
 
+_Natural = Annotated[int, msgspec.Meta(ge=0)]
+_Key = Annotated[bytes, msgspec.Meta(min_length=KEY_SIZE, max_length=KEY_SIZE)]
+
+
 class _Lent(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    blocks: list[int]
+    key: _Key
+    blocks: list[tuple[_Natural, _Natural, _Natural]]  # number, where it begins, bytes
     value: msgspec.Raw
 
 
@@ -301,25 +339,16 @@ _decode_lent = msgspec.msgpack.Decoder(_Lent).decode
 _EXTENSIONS = frozenset((*range(0xC7, 0xCA), *range(0xD4, 0xD9)))
 
 
-def _opened(raw: msgspec.Raw) -> tuple[list[int], msgspec.Raw]:
+def _opened(raw: msgspec.Raw | bytes, key: bytes) -> _Lent | None:
+    """Read a payload if it is one that is lent from the pool of this key."""
+    if not raw or memoryview(raw)[0] not in _EXTENSIONS:
+        return None
     try:
-        lent = _decode_lent(_decode_extension(raw).data)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
-        raise RemoteProtocolError(f"no lent payload: {exc}") from exc
-    return lent.blocks, lent.value
-
-
-def _is_lent(raw: msgspec.Raw | bytes) -> bool:
-    head = bytes(memoryview(raw)[:6])
-    if not head or head[0] not in _EXTENSIONS:
-        return False
-    at = 1 if head[0] >= 0xD4 else 1 + (1 << (head[0] - 0xC7))
-    return head[at : at + 1] == b"\x01"
-
-
-def lent_value(raw: msgspec.Raw) -> msgspec.Raw:
-    """Return the value of a payload that may be lent, to look at without taking what it lends."""
-    return _opened(raw)[1] if _is_lent(raw) else raw
+        extension = _decode_extension(raw)
+        lent = _decode_lent(extension.data) if extension.code == PAYLOAD else None
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    return None if lent is None or lent.key != key else lent
 
 
 class PooledCodec:
@@ -347,6 +376,7 @@ class PooledCodec:
         "check_value",
         "counts",
         "decode",
+        "items",
         "lenient",
         "max_depth",
         "members",
@@ -358,7 +388,7 @@ class PooledCodec:
     ) -> None:
         self.lenient = False
         self.max_depth = strict.max_depth
-        self.members = strict.members
+        self.items, self.members = strict.items, strict.members
         self.check, self.check_value = strict.check, strict.check_value
         self.decode: Callable[..., Any] = strict.decode
         self.counts = PoolCounts()
@@ -420,7 +450,7 @@ class PooledCodec:
             encoded = lending.encode(lent)
             check_msgpack_depth(encoded, self.max_depth)
             if lending.blocks:
-                return self._wrapped(encoded, lending.blocks)
+                return self._wrapped(encoded, lending)
             return Bulk(encoded) if len(encoded) >= NOT_COPIED else encoded
         except BaseException:
             lending.undo()
@@ -458,12 +488,12 @@ class PooledCodec:
                 self._asked = self.news = True
         return loan
 
-    def _wrapped(self, encoded: bytes, blocks: list[int]) -> bytes:
-        size = len(encoded) + sum(blocks[1::2])
+    def _wrapped(self, encoded: bytes, lending: _Lending) -> bytes:
+        size = len(encoded) + sum(size for _, _, size in lending.blocks)
         if size > self._max_frame:
             raise MessageTooBig(size=size, limit=self._max_frame)
-        self.counts.lent += len(blocks) // 2
-        inner = _encode((blocks, msgspec.Raw(encoded)))
+        self.counts.lent += len(lending.blocks)
+        inner = _encode(_Lent(lending.key, lending.blocks, msgspec.Raw(encoded)))
         return _encode(msgspec.msgpack.Ext(PAYLOAD, inner))
 
     def loan(self, size: int) -> Loan:
@@ -473,24 +503,33 @@ class PooledCodec:
         return self._room(size) or Loan(size)
 
     def take_back(self, payload: Outgoing) -> None:
-        """Note that a payload is not sent: what it lends is free."""
-        if isinstance(payload, Bulk):
+        """Note that a payload is not sent: what it lends is free, and loans are open again."""
+        if isinstance(payload, Bulk) or self._lender is None:
             return  # what is lent is small
-        if self._lender is not None and _is_lent(payload):
-            self._lender.given_back.extend(_opened(msgspec.Raw(payload))[0][::2])
+        lent = _opened(payload, self._lender.key)
+        if lent is not None:
+            self._lender.take_back([number for number, _, _ in lent.blocks])
+
+    def value_of(self, raw: msgspec.Raw) -> msgspec.Raw:
+        """Return the value of a payload that this end may be lending, to look at."""
+        lent = None if self._lender is None else _opened(raw, self._lender.key)
+        return raw if lent is None else lent.value
 
     def _decode_pooled(self, raw: Bytes, of: Any = Any) -> Any:
         borrower = self._borrower
-        if of is msgspec.Raw:
-            return msgspec.Raw(_encode(self._decode_pooled(raw)))
+        assert borrower is not None  # it decodes so since there is one
+        views, raws = (False, False) if of is Any else _asked_for(of)
+        # A reference in a `Raw` would outlive what it refers to: so those are looked for.
+        if not raws or borrower.key not in bytes(raw):
+            try:
+                return self._strict.decode(raw, of)  # nearly everything has no reference in it
+            except PayloadError:
+                if not borrower.holding:
+                    raise
         try:
-            return self._strict.decode(raw, of)  # nearly everything has no reference in it
-        except PayloadError:
-            if borrower is None or not borrower.holding:
-                raise
-        sees = of is not Any and _asks_for_views(of)
-        try:
-            value = _decoder(borrower.view if sees else borrower.copy).decode(raw)
+            value = _decoder(borrower.view if views else borrower.copy).decode(raw)
+            if raws:
+                return self._strict.decode(_encode(value), of)
             return value if of is Any else msgspec.convert(value, of, builtin_types=_TYPES)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             raise PayloadError(str(exc)) from exc
@@ -506,7 +545,7 @@ class PooledCodec:
             if made is None:
                 self._closed = True  # and never again: each attempt would cost as much
             else:
-                told.append((LEND, (made.fd, made.inode, len(made.view))))
+                told.append((LEND, (made.fd, made.inode, len(made.view), made.key)))
         returned = None if self._borrower is None else self._borrower.returned
         while returned:
             many = min(len(returned), TOLD_AT_ONCE)
@@ -519,13 +558,13 @@ class PooledCodec:
         Raises:
             RemoteProtocolError: It makes no sense.
         """
-        fd, inode, size = self._facts(raw, tuple[_Natural, _Natural, _Natural])
+        fd, inode, size, key = self._facts(raw, tuple[_Natural, _Natural, _Natural, _Key])
         if self._borrower is not None:
             raise RemoteProtocolError("a second pool")
         view = self._memory.open(fd, inode, size, self._max_pool)
         if view is None:
             return 0
-        self._borrower = Borrower(view, self._tell)
+        self._borrower = Borrower(view, key, self._tell)
         self.decode = self._decode_pooled
         return len(view)
 
@@ -542,7 +581,7 @@ class PooledCodec:
         if made is None or mapped > len(made.view) or mapped % BLOCK:
             raise RemoteProtocolError(f"a pool that is not there is borrowed: {mapped} bytes")
         if mapped:
-            self._lender = Lender(made.view[:mapped], self._memory.guard)
+            self._lender = Lender(made.view[:mapped], made.key, self._memory.guard)
         else:
             self._closed = True
 
@@ -563,15 +602,16 @@ class PooledCodec:
         Raises:
             RemoteProtocolError: It lends what there is not.
         """
-        if self._borrower is None or not _is_lent(raw):
+        lent = None if self._borrower is None else _opened(raw, self._borrower.key)
+        if lent is None or self._borrower is None:
             return raw
-        return self._borrower.receive(raw, max_size=self._max_frame, max_depth=self.max_depth)
+        return self._borrower.receive(lent, max_size=self._max_frame, max_depth=self.max_depth)
 
     def close(self) -> None:
         """The connection is over. Views, and memory that is being built in, stay as they are."""
         self._closed = True
         if self._lender is not None:
-            self._lender.closed = True
+            self._lender.close()
         if self._made is not None:
             self._made.shut()
         if self._borrower is not None:
@@ -613,7 +653,8 @@ class _Lending:
     """One value that is encoded, and what of it is lent."""
 
     def __init__(self, lender: Lender | None) -> None:
-        self.blocks: list[int] = []  # where, and how many bytes, in turn
+        self.key = b"" if lender is None else lender.key
+        self.blocks: list[tuple[int, int, int]] = []  # number, where it begins, bytes
         self._lender = lender
 
     def encode(self, value: object) -> bytes:
@@ -630,18 +671,18 @@ class _Lending:
     def _reference(self, value: object) -> object:
         if type(value) is not Loan:
             return plain(value)
-        taken = value.take(self._lender)
-        if isinstance(taken, memoryview):
-            return taken
+        data = value.take(self._lender)
+        if data is not None:
+            return data
         assert self._lender is not None  # the block is of its pool
-        self._lender.lend(taken)
-        self.blocks += [taken, len(value)]
-        return msgspec.msgpack.Ext(REFERENCE, taken.to_bytes(8))
+        number = self._lender.lend(value)
+        self.blocks.append((number, value.block, len(value)))
+        return msgspec.msgpack.Ext(REFERENCE, self.key + number.to_bytes(8))
 
     def undo(self) -> None:
         """It cannot be sent."""
         if self._lender is not None:
-            self._lender.given_back.extend(self.blocks[::2])
+            self._lender.take_back([number for number, _, _ in self.blocks])
 
 
 def _size(value: Any) -> int:
@@ -655,14 +696,13 @@ def _has_large(named: Any) -> bool:
     )
 
 
-_Natural = Annotated[int, msgspec.Meta(ge=0)]
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def _decoder(look: Callable[[int], Any]) -> msgspec.msgpack.Decoder[Any]:
+def _decoder(look: Callable[[bytes], Any]) -> msgspec.msgpack.Decoder[Any]:
     def extension(code: int, data: memoryview) -> Any:
-        if code == REFERENCE and len(data) == 8:
-            return look(int.from_bytes(data))
+        if code == REFERENCE:
+            return look(bytes(data))
         return None if code == 0 else _unknown(code)
 
     return msgspec.msgpack.Decoder(ext_hook=extension)
@@ -673,17 +713,24 @@ def _unknown(code: int) -> None:
 
 
 @lru_cache(maxsize=1024)
-def _asks_for_views(of: Any) -> bool:
-    """Whether views are anywhere in a type: then whatever is untyped in it is one, too."""
+def _asked_for(of: Any) -> tuple[bool, bool]:
+    """Whether views are anywhere in a type, and whether `Raw` is.
+
+    If one is, whatever is untyped in it is one, too.
+    """
+    # Not at the top: it takes 5 ms, and most connections never come here.
+    from msgspec.inspect import Field, MemoryViewType, RawType, Type, type_info
+
+    views = raws = False
     todo: list[Any] = [type_info(of)]
     seen: set[int] = set()
     while todo:
         item = todo.pop()
-        if isinstance(item, MemoryViewType):
-            return True
+        views = views or isinstance(item, MemoryViewType)
+        raws = raws or isinstance(item, RawType)
         if isinstance(item, tuple):
             todo += item
         elif isinstance(item, Type | Field) and id(item) not in seen:
             seen.add(id(item))
             todo += msgspec.structs.astuple(item)
-    return False
+    return views, raws

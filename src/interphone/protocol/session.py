@@ -101,7 +101,7 @@ from .messages import (
     read_failure,
 )
 from .payload import ABSENT
-from .pool import BLOCK, Memory, PoolCounts, PooledCodec, lent_value
+from .pool import BLOCK, Memory, PoolCounts, PooledCodec
 from .questions import Questions
 from .shapes import (
     Marks,
@@ -626,7 +626,7 @@ class Session:
             return
         if packet is not None:
             if self._pool is not None:
-                packet.d = lent_value(packet.d)
+                packet.d = self._pool.value_of(packet.d)
             watch("out", packet, len(body))
 
     # Large payloads

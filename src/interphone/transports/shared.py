@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-from ..protocol.pool import Made
+from ..protocol.pool import KEY_SIZE, Made
 
 assert sys.platform == "linux"
 
@@ -59,7 +59,8 @@ class SharedMemory:
             os.ftruncate(fd, size)
             view = memoryview(_map(fd, size, mmap.PROT_READ | mmap.PROT_WRITE))
             _seal(fd)
-            return Made(view, fd, os.fstat(fd).st_ino, partial(os.close, fd))
+            key = os.urandom(KEY_SIZE)
+            return Made(view, fd, os.fstat(fd).st_ino, key, partial(os.close, fd))
         except (OSError, ValueError, OverflowError, MemoryError):
             os.close(fd)
             return None
