@@ -83,6 +83,7 @@ LATE = {
     },
     "loops": {"uvloop"},
     "host": {"tkinter"},
+    "protocol": {"msgspec"},  # what of it looks into types
 }
 KNOW_THE_PLATFORM = {"address", "transports"}
 
