@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
-
-from .signatures import answer_of, item_of, params_of, signature_of, without
 
 __all__ = ["MAX_NAME", "Contract", "Given", "as_named", "check_name", "contract", "name_of"]
 
@@ -67,6 +64,11 @@ class Contract(Generic[P, R]):
     """
 
     def __init__(self, name: str, function: Callable[P, R]) -> None:
+        # Not at the top: 5 ms, and who has no contracts imports this, too.
+        import inspect
+
+        from .signatures import answer_of, item_of, params_of, signature_of, without
+
         if inspect.iscoroutinefunction(function):
             raise ValueError(f"the contract {name!r} is a signature: write it with a plain def")
         self.name = name
@@ -95,7 +97,7 @@ class Contract(Generic[P, R]):
         if self.stream_parameter is None:
             return Given(bound.args, bound.kwargs)
         items = bound.arguments.pop(self.stream_parameter, ())
-        others = inspect.BoundArguments(self._others, bound.arguments)
+        others = type(bound)(self._others, bound.arguments)
         return Given(others.args, others.kwargs, items)
 
 

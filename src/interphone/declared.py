@@ -12,11 +12,11 @@ them. What does not fit stays a `RemoteError`.
 
 from __future__ import annotations
 
-import inspect
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeVar, overload
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
@@ -24,7 +24,9 @@ from .errors import InterphoneError, PayloadError, RemoteError
 from .notes import add_notes, traceback_of
 from .protocol.messages import Failure, failure_of
 from .protocol.payload import Codec
-from .signatures import Param, check_decodable
+
+if TYPE_CHECKING:
+    from .signatures import Param
 
 __all__ = ["Declared"]
 
@@ -168,24 +170,20 @@ def _fault(error: BaseException) -> Exception:
 # One class
 
 
-class _Field(NamedTuple):
-    param: Param
-    attribute: str
-
-
 class _Declaration:
     """One class of exceptions: how it is taken apart, and put together again.
 
     Attributes:
         name: What both ends call it.
         of: The class.
-        fields: The parameters of its `__init__`; None if it has none of its own.
+        fields: The parameters of its `__init__`, and the attributes that keep them; None if it
+            has none of its own.
     """
 
     def __init__(self, name: str, of: type[Exception]) -> None:
         self.name = name
         self.of = of
-        self.fields = _fields_of(of) if inspect.isfunction(of.__init__) else None
+        self.fields = _fields_of(of) if isinstance(of.__init__, FunctionType) else None
         self._shape: Any = list[Any] if self.fields is None else _shape(self.fields)
 
     def taken_apart(self, error: Exception) -> dict[str, Any] | list[Any]:
@@ -214,7 +212,7 @@ class _Declaration:
         fields = codec.decode(codec.encode(data), self._shape)
         if isinstance(fields, list):
             return self.of(*fields)
-        names = [field.param.name for field in self.fields or ()]
+        names = [param.name for param, _ in self.fields or ()]
         pairs = zip(names, msgspec.structs.astuple(fields), strict=True)
         return self._made({name: value for name, value in pairs if value is not msgspec.UNSET})
 
@@ -227,7 +225,12 @@ class _Declaration:
         return self.of(*places, **named)
 
 
-def _fields_of(of: type[Exception]) -> tuple[_Field, ...]:
+def _fields_of(of: type[Exception]) -> tuple[tuple[Param, str], ...]:
+    # Not at the top: 5 ms, and who declares nothing imports this, too.
+    import inspect
+
+    from .signatures import Param, check_decodable
+
     init: Any = of.__init__
     label = f"{of.__qualname__}.__init__()"
     _, *parameters = inspect.signature(init).parameters.values()
@@ -250,7 +253,7 @@ def _fields_of(of: type[Exception]) -> tuple[_Field, ...]:
             kind="named" if each.kind is each.KEYWORD_ONLY else "either",
         )
         check_decodable(param, label)
-        fields.append(_Field(param, attribute))
+        fields.append((param, attribute))
     return tuple(fields)
 
 
@@ -262,9 +265,9 @@ def _hints_of(of: type[Exception], init: Any) -> dict[str, Any]:
     return {}
 
 
-def _shape(fields: tuple[_Field, ...]) -> type[msgspec.Struct]:
+def _shape(fields: tuple[tuple[Param, str], ...]) -> type[msgspec.Struct]:
     """Make the struct that takes all fields; more than these may come from a newer end."""
-    names = {f"f{index}": field.param for index, field in enumerate(fields)}
+    names = {f"f{index}": param for index, (param, _) in enumerate(fields)}
     members: list[Any] = [
         (name, param.type)
         if param.required

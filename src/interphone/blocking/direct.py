@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic, perf_counter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -54,7 +54,7 @@ NESTED = (
 FRESH = 0.01  # seconds after which it is looked whether the server is still there
 
 
-class Settings(NamedTuple):
+class Settings(msgspec.Struct, frozen=True):
     """What a client was made with, as far as it is needed without an event loop."""
 
     address: Address
@@ -468,7 +468,7 @@ class Direct:
         return self._link is not None and self._link.session.isdk
 
 
-class Moving(NamedTuple):
+class Moving(msgspec.Struct, frozen=True):
     """What a client takes along to the portal."""
 
     alive: bool

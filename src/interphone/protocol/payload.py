@@ -11,10 +11,10 @@ A payload stays `msgspec.Raw` until somebody who knows its type decodes it.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import struct
+from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Protocol, TypeAlias
@@ -180,8 +180,9 @@ def _json_decoder(of: Any) -> Any:
 def lenient_json(body: Body) -> Any:
     """Decode as ``JSON.parse`` would: surrogates pass, bad UTF-8 becomes U+FFFD."""
     text = body.decode("utf-8", "replace")
+    scan = _scanner()
     try:
-        value, end = _scan(text, _after_blank(text, 0))
+        value, end = scan(text, _after_blank(text, 0))
         if _after_blank(text, end) != len(text):
             raise ValueError("text is left over")
     except (ValueError, RecursionError) as exc:
@@ -195,11 +196,12 @@ def lenient_json_members(body: Body) -> dict[str, msgspec.Raw]:
         raise PayloadError("no JSON object")
     text = body.decode("utf-8", "replace")
     members: dict[str, msgspec.Raw] = {}
+    scan = _scanner()
     at = _after_blank(text, text.index("{") + 1)
     while text[at] != "}":
-        key, at = _scan(text, at)
+        key, at = scan(text, at)
         start = _after_blank(text, _after_blank(text, at) + 1)  # behind the colon
-        _, at = _scan(text, start)
+        _, at = scan(text, start)
         members[key] = msgspec.Raw(text[start:at].encode())
         at = _after_blank(text, at)
         if text[at] == ",":
@@ -226,10 +228,18 @@ def _no_constant(name: str) -> None:
 
 
 _BLANK = re.compile(r"[ \t\n\r]*")
-_scan = json.JSONDecoder(parse_int=_integer, parse_constant=_no_constant).raw_decode
+
+
+@lru_cache(maxsize=1)
+def _scanner() -> Callable[[str, int], tuple[Any, int]]:
+    from json import JSONDecoder  # not at the top: it is rarely needed
+
+    return JSONDecoder(parse_int=_integer, parse_constant=_no_constant).raw_decode
 
 
 def _lenient_json_bytes(value: object) -> bytes:
+    import json
+
     try:
         built = msgspec.to_builtins(value, str_keys=True, enc_hook=plain)
         text = json.dumps(_finite(built), allow_nan=False, separators=(",", ":"))

@@ -34,7 +34,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import lru_cache
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
 
@@ -67,7 +67,7 @@ _SEQUENCES = frozenset((list, tuple))
 _TYPES = (bytes, bytearray, memoryview, datetime)
 
 
-class Made(NamedTuple):
+class Made(msgspec.Struct, frozen=True):
     """Memory to lend from.
 
     Attributes:
@@ -220,11 +220,11 @@ class _Dropped(weakref.ref[Any]):
     number: int  # of the block
 
 
-class _Held(NamedTuple):
+class _Held(msgspec.Struct):
     """A block of the other end's that somebody here may look at."""
 
     base: Callable[[], memoryview | None]
-    copies: list[int]
+    copies: int = COPIES  # that are left
 
 
 class Borrower:
@@ -284,7 +284,7 @@ class Borrower:
         base = self._memory[start : start + size]
         dropped = _Dropped(base, self._on_dropped)
         dropped.number = number
-        self._held[number] = _Held(dropped, [COPIES])
+        self._held[number] = _Held(dropped)
         return base
 
     def _on_dropped(self, dropped: _Dropped) -> None:
@@ -300,8 +300,8 @@ class Borrower:
     def copy(self, name: bytes) -> bytes:
         """Return a copy of a block."""
         base, held = self._base(name)
-        held.copies[0] -= 1
-        if held.copies[0] < 0:
+        held.copies -= 1
+        if held.copies < 0:
             raise ValueError("a reference stands there too often")
         return bytes(base)
 
