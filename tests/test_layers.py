@@ -85,6 +85,7 @@ LATE = {
     "host": {"tkinter"},
     "contracts": {"inspect", "signatures"},
     "declared": {"inspect", "signatures"},
+    "methods": {"difflib"},
     "notes": {"traceback"},
     "protocol": {"json", "msgspec"},  # of msgspec what looks into types
 }

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -180,7 +180,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     pool: PoolCounts = msgspec.field(default_factory=PoolCounts)
 
 
-class Sources(NamedTuple):
+class Sources(msgspec.Struct, frozen=True):
     """Where the facts of one Server or Client come from."""
 
     address: Callable[[], object]

@@ -11,7 +11,6 @@ go one by one, so that an error can name its parameter.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import typing
@@ -375,6 +374,8 @@ class Methods(Generic[CallT]):
     def _nearest(self, name: str) -> str | None:
         if len(name) > MAX_NAME:  # comparing takes time that grows with its square
             return None
+        import difflib
+
         return next(iter(difflib.get_close_matches(name, self._methods, 1)), None)
 
     def remove(self, name: str) -> None:

@@ -20,7 +20,7 @@ from collections.abc import (
     Iterator,
 )
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from msgspec.inspect import CustomType, Field, Type, type_info
@@ -134,7 +134,7 @@ def _names_around(plain: Any) -> dict[str, Any]:
     return names
 
 
-class Injected(NamedTuple):
+class Injected(msgspec.Struct, frozen=True):
     """A parameter that does not come over the wire as such.
 
     Attributes:
