@@ -25,10 +25,11 @@ hypothesis.settings.load_profile("interphone")
 # Modules about one kind of system, which are not collected on another.
 UNIX_ONLY = [
     "transports/test_unix.py",
+    "transports/test_memfds.py",
     "test_blocking_direct.py",  # a client of a pipe goes by the portal
     "test_host_timers.py",  # needs a virtual screen
 ]
-WINDOWS_ONLY = ["transports/test_pipe.py"]
+WINDOWS_ONLY = ["transports/test_pipe.py", "transports/test_sections.py"]
 collect_ignore = UNIX_ONLY if sys.platform == "win32" else WINDOWS_ONLY
 
 
@@ -49,7 +50,7 @@ class Every(Container[str]):
 MAY_BLOCK: dict[str, Container[str]] = {
     "interphone/transports/unix.py": Every(),  # a socket's file: stat, lock, bind, unlink
     "interphone/transports/claim.py": Every(),
-    "interphone/transports/shared.py": Every(),  # /proc, which never waits
+    "interphone/transports/memfds.py": Every(),  # /proc, which never waits
     "interphone/transports/places/unix.py": Every(),  # only commands look, and nothing else runs
     "interphone/address.py": Every(),  # which directory is ours
     "asyncio/base_events.py": {"subprocess_exec"},  # starting Node waits for its exec

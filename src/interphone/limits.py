@@ -32,7 +32,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
             interphone peer is told, and keeps the requests that are more; it is read on.
         max_held: Bytes of them; then reading stops.
         max_pool: Bytes of shared memory for large payloads, each way, between two interphone
-            ends of one user on one Linux machine; 0: none. What finds no room goes inline.
+            ends of one user on Linux or Windows; 0: none. What finds no room goes inline.
         max_streams: Streams a peer may have opened; one more is `Overloaded`.
         max_subscriptions: Topics a peer may subscribe to.
         high_water: Bytes waiting to be sent at which `send` begins to wait.

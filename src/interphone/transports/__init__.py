@@ -319,17 +319,24 @@ def same_owner(transport: asyncio.BaseTransport) -> bool:
 
 def shares_memory(address: Address) -> bool:
     """Tell whether ends that meet at this address may be able to share memory."""
+    if sys.platform == "win32":
+        return isinstance(address, PipeAddress)
     return sys.platform == "linux" and isinstance(address, UnixAddress)
 
 
 def shared_memory(other: object) -> Memory | None:
-    """What can be shared with a process; None unless it is of this user, here, and on Linux."""
-    if sys.platform == "linux":
-        own = own_credentials()
-        if isinstance(other, Credentials) and other.pid is not None and other.uid == own.uid:
-            from .shared import SharedMemory
+    """What can be shared with a process; None unless it is of this user, and here."""
+    own = own_credentials()
+    if not isinstance(other, Credentials) or (other.uid, other.sid) != (own.uid, own.sid):
+        return None
+    if sys.platform == "win32":
+        from . import sections
 
-            return SharedMemory(other.pid)
+        return sections.SharedMemory()
+    if sys.platform == "linux" and other.pid is not None:
+        from . import memfds
+
+        return memfds.SharedMemory(other.pid)
     return None
 
 

@@ -1,4 +1,4 @@
-"""What Windows knows about pipes and users, for which Python has no functions of its own.
+"""What Windows knows about pipes, users and memory, for which Python has no functions of its own.
 
 A user is named by a SID, as text: ``S-1-5-21-…-1001``. Who may open a pipe is written in SDDL.
 """
@@ -19,6 +19,7 @@ __all__ = [
     "client_pid",
     "describe",
     "instances",
+    "is_committed",
     "only_for",
     "own_sid",
     "own_sids",
@@ -37,6 +38,8 @@ OWNER, DACL = 1, 4
 SDDL_REVISION = 1
 FILE_PIPE_LOCAL_INFORMATION = 24
 FILE_PIPE_CLOSING_STATE = 4
+FILE_MAP_READ = 4
+MEM_COMMIT = 0x1000
 
 
 class SecurityAttributes(ctypes.Structure):
@@ -84,6 +87,21 @@ class _IoStatus(ctypes.Structure):
     """IO_STATUS_BLOCK."""
 
     _fields_ = (("status", ctypes.c_void_p), ("information", ctypes.c_void_p))
+
+
+class _Region(ctypes.Structure):
+    """MEMORY_BASIC_INFORMATION."""
+
+    _fields_ = (
+        ("base", ctypes.c_void_p),
+        ("allocation_base", ctypes.c_void_p),
+        ("allocation_protect", wintypes.DWORD),
+        ("partition", wintypes.WORD),
+        ("size", ctypes.c_size_t),
+        ("state", wintypes.DWORD),
+        ("protect", wintypes.DWORD),
+        ("type", wintypes.DWORD),
+    )
 
 
 # Users
@@ -207,6 +225,25 @@ def instances(name: str) -> Literal["free", "taken", "none"]:
     return "taken" if ctypes.get_last_error() == ERROR_SEM_TIMEOUT else "none"
 
 
+# Memory
+
+
+def is_committed(section: int, size: int) -> bool:
+    """Tell whether so many bytes of a section can be read: they are there, and not only reserved.
+
+    Raises:
+        OSError: It is smaller.
+    """
+    view = _map_view(section, FILE_MAP_READ, 0, 0, size)
+    _check(view is not None)
+    try:
+        region = _Region()
+        _check(_virtual_query(view, byref(region), ctypes.sizeof(region)))
+        return bool(region.state == MEM_COMMIT and region.size >= size)
+    finally:
+        _unmap_view(view)
+
+
 # Calling
 
 
@@ -244,6 +281,13 @@ _open_process = _function(_kernel, "OpenProcess", _Handle, _Number, wintypes.BOO
 _client_pid = _function(_kernel, "GetNamedPipeClientProcessId", _Success, _Handle, _NumberOut)
 _server_pid = _function(_kernel, "GetNamedPipeServerProcessId", _Success, _Handle, _NumberOut)
 _wait_named_pipe = _function(_kernel, "WaitNamedPipeW", _Success, _Text, _Number)
+_map_view = _function(
+    _kernel, "MapViewOfFile", _Pointer, _Handle, _Number, _Number, _Number, ctypes.c_size_t
+)
+_unmap_view = _function(_kernel, "UnmapViewOfFile", _Success, _Pointer)
+_virtual_query = _function(
+    _kernel, "VirtualQuery", ctypes.c_size_t, _Pointer, ctypes.POINTER(_Region), ctypes.c_size_t
+)
 
 _advapi = ctypes.WinDLL("advapi32", use_last_error=True)
 _open_process_token = _function(_advapi, "OpenProcessToken", _Success, _Handle, _Number, _HandleOut)

@@ -19,7 +19,7 @@ if sys.platform != "linux":
 from interphone import MemoryAddress, UnixAddress, tcp_address
 from interphone.protocol.pool import Made
 from interphone.transports import Credentials, shared_memory, shares_memory
-from interphone.transports.shared import FUTURE_WRITE, SharedMemory
+from interphone.transports.memfds import FUTURE_WRITE, SharedMemory
 
 SIZE = 4 * mmap.PAGESIZE
 
