@@ -1,7 +1,7 @@
 """Large payloads there and back: inline, through the pool as bytes, and read in place.
 
 The server is a process of its own. Everything goes through the pool here, however small: from
-which size on that pays is what `interphone.protocol.pool.LARGE` is chosen by.
+which size on that pays is what `interphone.protocol.pooled.LARGE` is chosen by.
 """
 
 from __future__ import annotations

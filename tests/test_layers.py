@@ -87,7 +87,7 @@ LATE = {
     "declared": {"inspect", "signatures"},
     "methods": {"difflib"},
     "notes": {"traceback"},
-    "protocol": {"json", "msgspec"},  # of msgspec what looks into types
+    "protocol": {"ctypes", "json", "msgspec"},  # of msgspec what looks into types
 }
 KNOW_THE_PLATFORM = {"address", "transports"}
 

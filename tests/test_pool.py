@@ -23,7 +23,7 @@ if sys.platform not in ("linux", "win32"):
 from interphone import Client, ConnectionLost, ForkedError, Limits, Peer, PoolCounts, Server, Stats
 from interphone.blocking import Client as BlockingClient
 from interphone.blocking import Server as BlockingServer
-from interphone.protocol.pool import LARGE
+from interphone.protocol.pooled import LARGE
 
 LINUX = sys.platform == "linux"
 BIG = bytes(range(256)) * 4096
@@ -67,6 +67,23 @@ def mappings() -> int:
 
 
 # asyncio
+
+
+def test_each_parameter_is_what_it_asks_for(run: Any, address: str) -> None:
+    async def main() -> None:
+        server = made(address)
+
+        @server.method
+        async def kinds(seen: memoryview, it: Any, copy: bytes = b"", *, more: Any = None) -> Any:
+            return [type(each).__name__ for each in (seen, it, copy, more)]
+
+        expected = ["memoryview", "bytes", "bytes", "bytes"]
+        async with server, Client(address) as client:
+            for _ in range(3):
+                assert await client.call("kinds", BIG, BIG, BIG, named={"more": BIG}) == expected
+            assert client.peer.pool.lent
+
+    run(main())
 
 
 def test_views_both_ways(run: Any, address: str) -> None:

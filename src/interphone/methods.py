@@ -23,6 +23,7 @@ from .contracts import MAX_NAME, Contract, check_name
 from .errors import InvalidParams, MethodNotFound, PayloadError
 from .handlers import Handler, Place
 from .protocol.payload import Codec
+from .protocol.pooled import asked_for
 from .signatures import (
     Param,
     answer_of,
@@ -144,8 +145,13 @@ class Method:
         self._needy = any(param.required for param in self.params)
         needs_names = any(p.required and p.kind == "named" for p in self.params)
         needs_places = any(p.required and p.kind == "positional" for p in self.params)
-        self._array = None if self._extra or needs_names else _struct(self._placed, array=True)
-        self._object = None if needs_places else _struct(self._by_name.values(), array=False)
+        # What one parameter sees where it is, another may want as a copy.
+        apart = len(self.params) > 1 and any(asked_for(param.type).views for param in self.params)
+        by_place, by_name = not (self._extra or needs_names), not needs_places
+        self._array = _struct(self._placed, array=True) if by_place and not apart else None
+        self._object = (
+            _struct(self._by_name.values(), array=False) if by_name and not apart else None
+        )
 
     def _bind_at_once(
         self, codec: Codec, params: msgspec.Raw, named: msgspec.Raw

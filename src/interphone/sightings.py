@@ -35,7 +35,7 @@ from .protocol.messages import (
     read_failure,
 )
 from .protocol.payload import Codec
-from .protocol.pool import glance
+from .protocol.pooled import glance
 from .protocol.shapes import enveloped, published, wanted
 
 __all__ = ["MAX_SHOWN", "Sighting", "SightingKind", "Subject", "subject_of", "text_of"]

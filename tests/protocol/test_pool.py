@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 import re
+from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -15,9 +18,11 @@ import pytest
 from interphone import Limits, Loan, LocalProtocolError, MessageTooBig, PayloadError, PoolCounts
 from interphone.errors import RemoteProtocolError
 from interphone.protocol.events import Reactions
+from interphone.protocol.loan import Block
 from interphone.protocol.messages import BORROW, LEND, RETURN
 from interphone.protocol.payload import Json, MessagePack
-from interphone.protocol.pool import BLOCK, LARGE, Made
+from interphone.protocol.pool import BLOCK, Made
+from interphone.protocol.pooled import LARGE
 from interphone.protocol.session import Session
 from interphone.protocol.states import State
 from support.sessions import Recorder, SessionPair, frame
@@ -198,6 +203,30 @@ def test_every_kind_of_bytes_becomes_what_is_asked_for(ends: Ends, kind: Any, of
     assert lent(ends) == 1
     if of in (Any, bytes, bytearray):
         assert type(value) is (bytes if of is Any else of)
+
+
+class Mixed(msgspec.Struct):
+    big: bytes
+    at: datetime
+    extension: msgspec.msgpack.Ext
+
+
+@pytest.mark.parametrize("at", ["2026-11-23T00:00:00Z", datetime(2026, 11, 23, tzinfo=UTC)])
+@pytest.mark.parametrize("code", [1, 2, 5])
+def test_what_is_beside_it_is_decoded_as_ever(ends: Ends, at: Any, code: int) -> None:
+    value = {"at": at, "extension": msgspec.msgpack.Ext(code, b"xy")}
+    loan = ends.client.loan(LARGE)
+    loan.view[:] = BIG
+    if code == 2:
+        with pytest.raises(PayloadError, match="nothing that is lent"):
+            ends.send({**value, "big": loan}, Mixed)
+        return
+
+    here = ends.send({**value, "big": loan}, Mixed)
+    inline = ends.send({**value, "big": BIG}, Mixed)
+
+    assert here == inline
+    assert lent(ends) == 1
 
 
 def test_view_of_other_items_is_lent_as_bytes(ends: Ends) -> None:
@@ -389,23 +418,92 @@ def test_loan_of_another_connection_is_copied(ends: Ends) -> None:
 
     assert ends.send([loan]) == [BIG]
     assert lent(ends) == lent(other) == 0
-    with pytest.raises(LocalProtocolError, match="sent once"):
-        ends.send([loan])  # its block may be another loan's
+    assert ends.send([loan]) == [BIG]  # what was copied is still open
+    loan.close()
+    with pytest.raises(LocalProtocolError, match="closed"):
+        ends.send([loan])
+    assert other.send(BIG, memoryview) == BIG
 
 
-def test_loan_is_copied_before_its_block_is_given_on() -> None:
-    ends = Ends(limits=Limits(max_pool=LARGE))
-    ends.open()
-    ends.warm_up()
+@pytest.mark.parametrize("codec", [Json(), MessagePack()], ids=["json", "messagepack"])
+def test_loan_may_be_encoded_for_many(ends: Ends, codec: Any) -> None:
     loan = ends.client.loan(LARGE)
     loan.view[:] = BIG
 
-    copied = loan.take(None)
-    other = ends.client.loan(LARGE)
-    other.view[:] = OTHER
+    assert codec.encode(loan) == codec.encode(BIG)
+    assert codec.encode(loan) == codec.encode(BIG)
+    assert ends.send(loan) == BIG
 
-    assert other.lent
-    assert copied == BIG
+
+@pytest.mark.parametrize("size", [3, LARGE])
+def test_loan_that_is_copied_is_open_whatever_became_of_it(size: int) -> None:
+    ends = Ends()
+    ends.open()
+    loan = ends.client.loan(size)  # there is no pool yet
+    with pytest.raises(PayloadError):
+        ends.client.values.pack([loan, object()])
+    loan.view[:1] = b"x"
+
+    assert ends.send([loan])[0][:1] == b"x"
+
+
+def test_loan_closed_while_it_is_copied_is_closed_behind_it(ends: Ends) -> None:
+    loan = ends.client.loan(LARGE)
+
+    def memory(block: Block) -> bytes:
+        loan.close()  # as another thread would
+        return b"copied"
+
+    with patch.object(Block, "memory", property(memory)):
+        assert loan.content() == b"copied"
+    assert repr(loan) == f"<Loan of {LARGE} bytes, lent, closed>"
+
+
+# Who still writes
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(5, 9)], ids=["view", "slice"])
+def test_block_is_free_when_nobody_can_write_to_it_any_more(part: slice) -> None:
+    ends = Ends(limits=Limits(max_pool=LARGE)).warmed()
+    view = ends.client.loan(LARGE).view[part]  # and the loan is gone
+    assert not ends.client.loan(LARGE).lent
+    assert ends.send(OTHER) == OTHER  # inline
+    view[:1] = b"x"
+    assert view[0] == ord("x")
+
+    del view
+
+    assert ends.client.loan(LARGE).lent
+
+
+def test_block_that_came_back_is_not_free_while_somebody_can_write_to_it() -> None:
+    ends = Ends(limits=Limits(max_pool=LARGE)).warmed()
+    loan = ends.client.loan(LARGE)
+    part = loan.view[5:9]
+    ends.send(loan)
+    gc.collect()
+    ends.deliver()
+    assert not ends.client.loan(LARGE).lent
+
+    del part
+
+    assert ends.client.loan(LARGE).lent
+
+
+def test_loan_is_asked_for_in_the_middle_of_another() -> None:
+    ends = Ends().warmed()
+    middle: list[bool] = []
+
+    class Meeting(deque[int]):
+        def __bool__(self) -> bool:  # as a signal handler would, or the garbage collector
+            middle.append(ends.client.loan(LARGE).lent)
+            return False
+
+    lender = ends.client.values._lender
+    lender.given_back = Meeting()
+
+    assert ends.client.loan(LARGE).lent
+    assert middle == [False]
 
 
 def test_loan_is_sent_again_after_its_connection(ends: Ends) -> None:
@@ -468,6 +566,14 @@ def test_payload_that_nobody_decodes_comes_back() -> None:
     ends.deliver()
 
     assert ends.client.loan(LARGE).lent
+
+
+def test_payload_taken_back_behind_the_end_is_nothing(ends: Ends) -> None:
+    payload = ends.client.values.pack(BIG)
+    ends.cut()
+
+    ends.client.take_back(payload)
+    assert ends.client.values.value_of(payload) == payload
 
 
 def test_what_is_not_sent_is_free_again() -> None:
@@ -649,6 +755,8 @@ def test_lent_value_that_nests_too_deeply_ends_the_connection(ends: Ends) -> Non
         reference(0, key=b"guessed!"),
         reference(0, key=b""),
         msgspec.msgpack.Ext(2, b""),
+        msgspec.msgpack.Ext(2, KEY),
+        msgspec.msgpack.Ext(2, KEY + bytes(9)),
     ],
     ids=repr,
 )
@@ -661,12 +769,17 @@ def test_reference_to_nothing_is_no_value(ends: Ends, wrong: msgspec.msgpack.Ext
     assert ends.server.state is State.OPEN
 
 
-def test_block_named_too_often_is_not_copied_as_often(ends: Ends) -> None:
+@pytest.mark.parametrize(
+    "of",
+    [Any, list[bytes], list[memoryview], list[bytes | msgspec.Raw], list[bytes] | memoryview],
+    ids=str,
+)
+def test_block_named_too_often_is_not_copied_as_often(ends: Ends, of: Any) -> None:
     body = b"\x93\x01\xc0" + wrapped([(0, 0, LARGE)], [reference(0)] * 100)
     ends.server.receive(frame(body), ends.seen["server"].reactions)
 
     with pytest.raises(PayloadError, match="too often"):
-        ends.server.values.decode(ends.raws.pop())
+        ends.server.values.decode(ends.raws.pop(), of)
 
 
 def test_codec_of_the_dialect_knows_no_references(ends: Ends) -> None:
@@ -694,6 +807,12 @@ def test_word_about_a_pool_that_makes_no_sense_ends_the_connection(
     ends: Ends, kind: int, facts: Any
 ) -> None:
     hostile(ends, kind, msgspec.msgpack.encode(facts))
+
+
+def test_second_offer_ends_the_connection_though_the_first_was_refused() -> None:
+    ends = Ends(refusing="server").warmed()
+
+    assert "second" in hostile(ends, LEND, msgspec.msgpack.encode((0, 9, LARGE, KEY)))
 
 
 def test_block_returned_twice_ends_the_connection(ends: Ends) -> None:

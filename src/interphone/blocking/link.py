@@ -260,11 +260,15 @@ class Link:
         payload = self.session.values.pack(data)
         try:
             self._flush(None)
-            with self._lock:
-                self._guarded(self._put_message, payload)
         except BaseException:
             self.session.take_back(payload)
             raise
+        with self._lock:
+            try:
+                self._guarded(self._put_message, payload)
+            except Exception:  # an interrupt may come behind it, and then it is on its way
+                self.session.take_back(payload)
+                raise
         self._flush(None)
         if self._unwanted is not None:
             with self._lock:

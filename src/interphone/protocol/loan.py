@@ -1,15 +1,22 @@
-"""Loan: memory to build a large payload in, which is then sent without being copied."""
+"""Loan: memory to build a large payload in, which is then sent without being copied.
+
+What becomes of a loan is noticed by any thread, in the middle of anything: a signal handler may
+close it, the garbage collector may drop the last view of its memory. So nothing here takes a
+lock. Whoever takes the one item out of a list has it, and a block is free when the last object
+is gone that has to do with it.
+"""
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 from ..errors import LocalProtocolError
 
-__all__ = ["Loan", "Owner"]
+__all__ = ["Block", "Loan", "Owner"]
 
 
 class Owner(Protocol):
@@ -17,15 +24,44 @@ class Owner(Protocol):
 
     Attributes:
         memory: All of it.
-        guard: Held while it changes what becomes of a block.
         closed: Whether its connection is over: no block of it is given to anybody any more.
-        given_back: Where a block is put that will not be sent: in any thread, at any moment.
+        given_back: Where the beginning of a block is put that is free.
+        windows: What is kept as long as somebody can write to a block, by its beginning.
     """
 
     memory: memoryview
-    guard: AbstractContextManager[Any]
     closed: bool
     given_back: deque[int]
+    windows: dict[int, object]
+
+
+class Block:
+    """A part of a pool. Its life is that of its use: when it is gone, the part is free."""
+
+    __slots__ = ("owner", "size", "start")
+
+    def __init__(self, owner: Owner, start: int, size: int) -> None:
+        self.owner = owner
+        self.start = start
+        self.size = size
+
+    def __del__(self) -> None:
+        self.owner.given_back.append(self.start)
+
+    @property
+    def memory(self) -> memoryview:
+        """The part itself."""
+        return self.owner.memory[self.start : self.start + self.size]
+
+    def window(self) -> Any:
+        """Return a buffer over it; it is kept until the last view of that is gone."""
+        # A slice of a memoryview does not keep the memoryview, only what that is a view of.
+        from ctypes import c_ubyte
+
+        windows, start = self.owner.windows, self.start
+        window = (c_ubyte * self.size).from_buffer(self.owner.memory, start)
+        windows[start] = self, weakref.ref(window, lambda _: windows.pop(start, None))
+        return window
 
 
 class Loan:
@@ -35,57 +71,50 @@ class Loan:
             loan.view[:] = …
             await client.call("store", loan)
 
-    Send it once, as a payload or anywhere in one; the other end gets bytes. Afterwards, and
-    at the end of the ``with``, the view is closed. What could not be sent is open again. Where
-    there is no pool, or no room in it, it is memory of this process, and copied as bytes are.
+    Send it once, as a payload or anywhere in one; the other end gets bytes. What is lent is
+    not ours any more, and its view is closed; what could not be sent is open again. Where there
+    is no pool, no room in it, or it is another connection's, the memory is copied, as bytes are,
+    and stays open. At the end of the ``with`` the view is closed in any case.
 
     Attributes:
-        lent: Whether the other end will read it where it is.
-        block: Where it begins in its pool.
+        lent: Whether the other end of its connection will read it where it is.
     """
 
-    # "sent" may become "open" again, or "spent": the other end does not look at it any more.
-    __slots__ = ("_dismissed", "_memory", "_owner", "_state", "_view", "block", "lent")
+    __slots__ = ("_block", "_dismissed", "_memory", "_open", "_sent", "_size", "_view", "lent")
 
-    def __init__(self, size: int, owner: Owner | None = None, block: int = 0) -> None:
-        self._state: Literal["open", "sent", "spent", "closed"] = "open"
-        self._dismissed = False  # closed while it was sent: not to be opened again
-        self._owner = owner
-        self.block = block
-        self.lent = owner is not None
-        self._memory = (
-            memoryview(bytearray(size)) if owner is None else owner.memory[block : block + size]
-        )
-        self._view = self._memory[:]
+    def __init__(self, size: int, block: Block | None = None) -> None:
+        self._size = size
+        self._block = block
+        self.lent = block is not None
+        self._memory: Any = bytearray(size) if block is None else block.window()
+        self._view: memoryview | None = memoryview(self._memory).cast("B")
+        self._open = [True]  # whoever takes it out may lend, copy or close it
+        self._sent = self._dismissed = False
 
     def __repr__(self) -> str:
-        way = "lent" if self.lent else "inline"
-        return f"<Loan of {len(self._memory)} bytes, {way}, {self._shown}>"
+        state = "open" if self._open else "sent" if self._sent else "closed"
+        return f"<Loan of {self._size} bytes, {'lent' if self.lent else 'inline'}, {state}>"
 
     def __len__(self) -> int:
-        return len(self._memory)
-
-    @property
-    def _shown(self) -> str:
-        return "sent" if self._state == "spent" else self._state
+        return self._size
 
     @property
     def view(self) -> memoryview:
         """The memory, to be written.
 
         Raises:
-            LocalProtocolError: It was sent, or closed: it may be used for something else.
+            LocalProtocolError: It was lent, or closed: it may be used for something else.
         """
-        if self._state != "open":
-            raise LocalProtocolError(f"the loan is {self._shown}: its memory is not ours any more")
-        return self._view
+        view = self._view
+        if view is None:
+            raise LocalProtocolError(f"its memory is not ours any more: {self!r}")
+        return view
 
     def close(self) -> None:
         """Give the memory back, unless it was sent. Idempotent."""
         self._dismissed = True
-        if self._state == "open":
-            self._end("closed")
-            self._give_back()
+        if self._taken():
+            self._let_go()
 
     def __enter__(self) -> Self:
         return self
@@ -98,55 +127,74 @@ class Loan:
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if self._state == "open":
-            self._give_back()
+    # For who sends it
 
-    def take(self, pool: Owner | None) -> memoryview | bytes | None:
-        """Give it away, to be sent: None if it is read where it is, in this pool, else its bytes.
-
-        A client that was cut off may send it once more, over its next connection.
+    def lend(self, owner: Owner | None) -> Block | None:
+        """Give it away, to be read where it is; None if it is not of this pool.
 
         Raises:
             LocalProtocolError: It was sent already, or closed.
         """
-        owner = self._owner
-        if owner is None:
-            if self._state != "closed":
-                self._end("sent")
-                return self._memory
-        else:
-            with owner.guard:
-                if self._state == "open":
-                    self._end("sent")
-                    if owner is pool:
-                        return None
-                    if not owner.closed:
-                        data = bytes(self._memory)  # before anybody else can take the block
-                        self.spend()
-                        self._give_back()
-                        return data
-                if self._state == "sent" and owner.closed:
-                    return self._memory
-        raise LocalProtocolError(f"the loan is {self._shown}: it is sent once")
+        block = self._block
+        if block is None or block.owner is not owner:
+            return None
+        if not self._taken():
+            raise self._refusal()
+        self._sent = True
+        self._hide()
+        return block
+
+    def content(self) -> memoryview | bytes:
+        """Return its bytes, to be copied. What was cut off with its connection has them, too.
+
+        Raises:
+            LocalProtocolError: It was sent already, or closed.
+        """
+        block, memory = self._block, self._memory
+        if block is None:
+            if memory is None:
+                raise self._refusal()
+            return memoryview(memory)
+        if self._taken():  # nobody can close it meanwhile
+            try:
+                return bytes(block.memory)
+            finally:
+                self._open_again()
+        if self._sent and block.owner.closed:
+            return bytes(block.memory)
+        raise self._refusal()
 
     def take_back(self) -> None:
-        """It is not sent after all; the guard is held."""
-        self._state = "open"
-        self._view = self._memory[:]
-        if self._dismissed:
-            self.close()
+        """It is not sent after all."""
+        self._sent = False
+        self._view = memoryview(self._memory).cast("B")
+        self._open_again()
 
     def spend(self) -> None:
-        """Its block is somebody else's from now on; the guard is held."""
-        self._state = "spent"
+        """The other end does not look at it any more."""
+        self._memory = self._block = None
 
-    def _end(self, state: Literal["sent", "closed"]) -> None:
-        self._state = state
+    def _taken(self) -> bool:
+        try:
+            return self._open.pop()
+        except IndexError:
+            return False
+
+    def _open_again(self) -> None:
+        self._open.append(True)
+        if self._dismissed and self._taken():
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._hide()
+        self._memory = self._block = None
+
+    def _hide(self) -> None:
+        view, self._view = self._view, None
         # Unless there is an array over it: who writes there now changes what others read.
         with suppress(BufferError):
-            self._view.release()
+            if view is not None:
+                view.release()
 
-    def _give_back(self) -> None:
-        if self._owner is not None:
-            self._owner.given_back.append(self.block)
+    def _refusal(self) -> LocalProtocolError:
+        return LocalProtocolError(f"a loan is sent once, and not when it is closed: {self!r}")

@@ -160,7 +160,7 @@ class Json:
 def plain(value: object) -> object:
     """Say what a value that msgspec does not know is written as."""
     if type(value) is Loan:
-        return value.take(None)
+        return value.content()
     raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
 
 

@@ -38,7 +38,7 @@ class SharedMemory:
     """What can be shared with the process at the other end of a connection.
 
     Attributes:
-        guard: Held while the account of blocks is changed.
+        guard: Held while a block is taken.
         tell: Is called when there is something to return.
     """
 
@@ -46,7 +46,7 @@ class SharedMemory:
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self.guard: AbstractContextManager[Any] = threading.Lock()
+        self.guard: AbstractContextManager[Any] = threading.RLock()
         self.tell: Callable[[], None] | None = None
 
     def make(self, size: int) -> Made | None:
@@ -73,7 +73,7 @@ class SharedMemory:
             return None
         try:
             mapped = min(size, most) // mmap.PAGESIZE * mmap.PAGESIZE
-            return memoryview(_map(own, mapped, mmap.PROT_READ))
+            return memoryview(_map(own, mapped, mmap.PROT_READ)) if mapped else None
         except (OSError, ValueError, OverflowError, MemoryError):
             return None
         finally:

@@ -34,14 +34,14 @@ class SharedMemory:
     """What can be shared with the process at the other end of a connection.
 
     Attributes:
-        guard: Held while the account of blocks is changed.
+        guard: Held while a block is taken.
         tell: Is called when there is something to return.
     """
 
     __slots__ = ("guard", "tell")
 
     def __init__(self) -> None:
-        self.guard: AbstractContextManager[Any] = threading.Lock()
+        self.guard: AbstractContextManager[Any] = threading.RLock()
         self.tell: Callable[[], None] | None = None
 
     def make(self, size: int) -> Made | None:
@@ -62,7 +62,7 @@ class SharedMemory:
         except (OSError, ValueError):
             return None
         try:
-            if not is_committed(section, mapped):
+            if not mapped or not is_committed(section, mapped):
                 return None
             return memoryview(mmap.mmap(-1, mapped, tagname=name, access=mmap.ACCESS_READ))
         except (OSError, ValueError, OverflowError, MemoryError):
