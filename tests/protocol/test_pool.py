@@ -300,6 +300,16 @@ def test_raw_is_whole_wherever_it_stands(ends: Ends, of: Any) -> None:
     assert lent(ends) == 1
 
 
+def test_raw_keeps_extensions_of_others(ends: Ends) -> None:
+    loan = ends.client.loan(LARGE)
+    loan.view[:] = BIG
+    value = {"big": BIG, "extension": msgspec.msgpack.Ext(5, b"xy")}
+
+    raw = ends.send({**value, "big": loan}, msgspec.Raw)
+
+    assert raw == msgspec.Raw(msgspec.msgpack.encode(value))
+
+
 def test_raw_beside_a_view_is_whole(ends: Ends) -> None:
     body, seal = ends.client.loan(LARGE), ends.client.loan(LARGE)
     body.view[:], seal.view[:] = BIG, OTHER

@@ -223,7 +223,7 @@ class PooledCodec:
                     raise
         try:
             look = borrower.view if asked.views else borrower.copy
-            value = _decoder(look, extensions=asked.extensions).decode(raw)
+            value = _decoder(look, extensions=asked.extensions or asked.raws).decode(raw)
             if asked.raws:
                 return self._strict.decode(_encode(value), of)
             return value if of is Any else msgspec.convert(value, of, builtin_types=_BULKY)
