@@ -40,6 +40,8 @@ LAYERS = [
         "methods",
         "declared",
         "stream",
+        "publication",
+        "backlog",
         "subscription",
         "calls",
         "asking",

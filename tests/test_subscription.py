@@ -108,8 +108,8 @@ def test_latest_does_what_a_plain_list_would(steps: list[str], room: int) -> Non
             publications = len(model) - model.count(None)
             assert items.unread == (publications, sum(len(str(e[1])) for e in model if e))
             assert items.dropped == lost
-            assert len(items._queue) <= 2 * len(model) + 1
-            assert len(items._latest) == publications
+            assert len(items.backlog._queue) <= 2 * len(model) + 1
+            assert len(items.backlog._latest) == publications
         while model:
             await take()
         items.end()

@@ -37,6 +37,7 @@ from .errors import (
 from .handlers import Handlers, handling
 from .inbox import Inbox
 from .limits import DEFAULT_TIMEOUT
+from .protocol.deliveries import Taker
 from .protocol.events import Counts, Nonce, Reactions
 from .protocol.loan import Loan
 from .protocol.messages import Hello, Welcome
@@ -65,7 +66,7 @@ class PeerEvents(NamedTuple):
     publish: Callable[[Peer, Nonce, str, msgspec.Raw, msgspec.Raw, Posting], None]
     forget: Callable[[Peer, Nonce, str], None]
     allowed: Callable[[Peer, int, int, int], None]
-    publication: Callable[[Peer, str, msgspec.Raw, Marks], None]
+    publication: Callable[[Peer, str, msgspec.Raw, Marks], Taker | None]
     missed: Callable[[Peer, int, int, str], None]
     report: Callable[[Peer, Exception], None]
     raised: Callable[[Peer, Exception], None]

@@ -50,6 +50,7 @@ from ..limits import Limits
 from . import handshake, upgrade
 from .credit import Guests
 from .deflate import Deflate
+from .deliveries import Deliveries
 from .dialects import Dialect, dialect_of
 from .events import (
     NO_OPTIONS,
@@ -162,6 +163,7 @@ class Session:
     __slots__ = (
         "_compress",
         "_deflate",
+        "_deliveries",
         "_dialect",
         "_dialects",
         "_guests",
@@ -255,6 +257,7 @@ class Session:
         self._dialect: Dialect = dialect_of(False, False, True, self.limits.max_depth)
         self.flavour: tuple[type, bool] = type(self._dialect), False
         self._deflate: Deflate | None = None
+        self._deliveries: Deliveries | None = None
         self._put = self._wire.put
         self._read: Callable[[Body], Packet | None] = self._dialect.read
         self.codec: Any = self._dialect.codec
@@ -367,6 +370,9 @@ class Session:
         return rest
 
     def _take_frame(self, body: Body) -> None:
+        deliveries = self._deliveries
+        if deliveries is not None and deliveries.take(body, self._react.publication):
+            return
         try:
             if self._deflate is not None:
                 body = self._deflate.inflate(body, self._wire.limit)
@@ -426,6 +432,7 @@ class Session:
         if state is State.CLOSING:
             self.nudge = b""
         self._legal = _REACTIONS[state]
+        self._know_deliveries()
 
     # Opening
 
@@ -584,6 +591,13 @@ class Session:
         if self._compress:
             self._deflate = Deflate()
             self._put = self._put_deflated
+        self._know_deliveries()
+
+    def _know_deliveries(self) -> None:
+        """Begin to recognize publications, or stop: where nobody watches, a client of ours does."""
+        able = self.native and self.role == "client" and "topics" in self.can
+        recognize = able and self.state is _OPEN and self._watch is None
+        self._deliveries = Deliveries(self.codec) if recognize else None
 
     # Being looked at
 
@@ -596,6 +610,7 @@ class Session:
         read = self._dialect.read
         put = self._wire.put if self._deflate is None else self._put_deflated
         self._watch = watch
+        self._know_deliveries()
         self._read = self._reader()
         self._put = put if watch is None else partial(self._put_watched, put, read, watch)
 
@@ -709,7 +724,9 @@ class Session:
         if shape is None or marks is None:
             self.counts.unknown += 1
         else:
-            self._react.publication(*shape, marks)
+            take = self._react.publication(*shape, marks)
+            if self._deliveries is not None and shape.value and packet.o:
+                self._deliveries.note(shape.topic, marks, packet.o, take)
 
     def _on_request(self, packet: Packet) -> None:
         nonce, kind = packet.n, packet.k

@@ -1,0 +1,99 @@
+"""Deliveries: publications that begin and end as one that came before.
+
+What a server publishes on one topic for the same subscriptions of a client differs in the value
+only: everything around it is the same bytes. Those are taken apart once; a body that begins and
+ends with them, and has one value in between, says the same of another value. Every other body is
+left to the long way, which also says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import msgspec
+
+from ..errors import PayloadError
+from .payload import Codec, check_msgpack_depth
+from .wire import Body
+
+__all__ = ["Deliveries", "Taker"]
+
+Taker: TypeAlias = Callable[[msgspec.Raw], bool]
+"""Takes the value of another publication like one that came; False: it must come the long way."""
+
+MAX_KNOWN = 64  # of them, with topics of 255 bytes, 20 KiB
+
+_BEGIN = b"\x96\x01\xc0\x82\xa3pub"  # a packet of six fields: MESSAGE, no nonce, {"pub": …
+_MESSAGE = b"\xa7message"  # …, "message": the value}
+_END = b"\xa3pub\xc0"  # its kind, no failure, and its marks
+_TOPIC = len(_BEGIN)  # where the topic stands
+
+_read_one = msgspec.msgpack.Decoder(msgspec.Raw).decode
+
+
+class _Known:
+    """What one beginning and end say, and what is done about it."""
+
+    __slots__ = ("begin", "end", "marks", "take", "topic")
+
+    def __init__(
+        self, topic: str, marks: Any, begin: bytes, end: bytes, take: Taker | None
+    ) -> None:
+        self.topic = topic
+        self.marks = marks
+        self.begin = begin
+        self.end = end
+        self.take = take
+
+
+class Deliveries:
+    """What is known of the publications of one native connection."""
+
+    __slots__ = ("_codec", "_known", "_last", "_max_depth")
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._max_depth = codec.max_depth
+        self._known: dict[bytes, _Known] = {}
+        self._last: _Known | None = None
+
+    def note(self, topic: str, marks: Any, shown: msgspec.Raw, take: Taker | None) -> None:
+        """Note a publication that came the long way; its marks as they were `shown`."""
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        begin = _BEGIN + self._codec.encode(topic) + _MESSAGE
+        self._known[begin] = self._last = _Known(topic, marks, begin, _END + bytes(shown), take)
+
+    def take(self, body: Body, react: Callable[[str, msgspec.Raw, Any], Taker | None]) -> bool:
+        """React to a publication if one like it has come before; False if none has."""
+        known = self._last
+        if known is None or not isinstance(body, bytes):
+            return False
+        if not body.startswith(known.begin) or not body.endswith(known.end):
+            known = self._find(body)
+            if known is None:
+                return False
+        value = body[len(known.begin) : len(body) - len(known.end)]
+        try:
+            raw = _read_one(value)
+            if len(value) >= self._max_depth:  # else it cannot nest as deep as that
+                check_msgpack_depth(value, self._max_depth - 1)
+        except (msgspec.MsgspecError, PayloadError, ValueError, RecursionError):
+            return False  # also where the end overlaps the beginning
+        take = known.take
+        if take is None or not take(raw):
+            known.take = react(known.topic, raw, known.marks)
+        return True
+
+    def _find(self, body: bytes) -> _Known | None:
+        """Look for a publication like this one besides the last."""
+        if len(body) <= _TOPIC + 1 or not body.startswith(_BEGIN):
+            return None
+        lead = body[_TOPIC]  # of the topic: a text of up to 31 bytes, or of up to 255
+        at = _TOPIC + 2 + body[_TOPIC + 1] if lead == 0xD9 else _TOPIC + 1 + (lead & 31)
+        known = self._known.get(body[: at + len(_MESSAGE)])
+        if known is None or not body.endswith(known.end):
+            return None
+        self._last = known
+        return known
