@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
+from functools import lru_cache
 from inspect import iscoroutine, iscoroutinefunction
 from types import TracebackType
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar, get_args
@@ -71,11 +72,17 @@ class Receipt(msgspec.Struct, frozen=True):
 
 def check_topic(topic: str) -> None:
     """Raise `TopicError` if nothing can be published on `topic`."""
-    fault = topic_fault(topic)
-    if fault is None and is_pattern(topic):
-        fault = f"{topic!r} is a pattern: subscribe to it, publish on a topic"
+    fault = _fault(topic)
     if fault is not None:
         raise TopicError(fault)
+
+
+@lru_cache(maxsize=1024)  # hot path: the same topics come again and again
+def _fault(topic: str) -> str | None:
+    fault = topic_fault(topic)
+    if fault is None and is_pattern(topic):
+        return f"{topic!r} is a pattern: subscribe to it, publish on a topic"
+    return fault
 
 
 def check_group(group: str) -> None:

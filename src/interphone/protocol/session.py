@@ -28,7 +28,7 @@ exchange, and nothing is ever sniffed from a payload of one of us.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -137,6 +137,11 @@ FREE = frozenset({"sub", "unsub", "forget"})  # kinds of requests, answered at o
 _OPEN, _DRAINING, _CLOSED = State.OPEN, State.DRAINING, State.CLOSED
 
 
+@lru_cache
+def _flavour(dialect: type[Dialect], interphone: bool) -> object:
+    return dialect, interphone
+
+
 class Session:
     """One end of one connection.
 
@@ -154,7 +159,7 @@ class Session:
         memory: What it shares, once the driver knows the other end; None: nothing.
         nudge: What to write after a burst, if the other end is one that may miss its last byte.
         topics: Topics this end is subscribed to at the other.
-        flavour: Two sessions of one flavour write a publication in the same bytes.
+        flavour: Two sessions of one flavour, one object, write a publication in the same bytes.
         goodbye: The END that came, if one did.
         error: Why the connection ended, once it did.
         next_tick: When `tick` has something to do, in the driver's clock; None: never.
@@ -255,7 +260,7 @@ class Session:
         self._heartbeat = Heartbeat(heartbeat, now)
         self._wire = Wire(limit=self.limits.max_handshake_frame)
         self._dialect: Dialect = dialect_of(False, False, True, self.limits.max_depth)
-        self.flavour: tuple[type, bool] = type(self._dialect), False
+        self.flavour: object = _flavour(type(self._dialect), False)
         self._deflate: Deflate | None = None
         self._deliveries: Deliveries | None = None
         self._put = self._wire.put
@@ -582,7 +587,7 @@ class Session:
         self._dialect = dialect_of(self.native, self._messagepack, lenient, depth)
         self._read = self._dialect.read
         self.codec = self.values = self._dialect.codec
-        self.flavour = type(self._dialect), self.interphone
+        self.flavour = _flavour(type(self._dialect), self.interphone)
         if self.native and POOL in self.can and self.memory is not None:
             limits = self.limits
             self.values = self._pool = PooledCodec(
@@ -1184,7 +1189,8 @@ class Session:
 
     def deliver(self, body: Outgoing) -> None:
         """Queue a body that `publication` or `message_body` made, for a session of its flavour."""
-        self._require_open()
+        if self.state is not _OPEN:
+            self._require_open()
         self._put(body)
 
     def respond(self, nonce: Nonce, payload: Outgoing) -> None:
