@@ -40,6 +40,7 @@ COMPILED = [
     "protocol/topics.py",
     "backlog.py",
     "connection.py",
+    "hearing.py",
     "lanes.py",
     "traffic.py",
 ]

@@ -44,6 +44,7 @@ LAYERS = [
         "backlog",
         "subscription",
         "calls",
+        "hearing",
         "asking",
         "inbox",
         "peer",

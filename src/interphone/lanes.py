@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -38,7 +38,7 @@ LOCAL = Json(lenient=True)
 KEPT = MessagePack()
 """How last values of this process are kept, if they have a form in it: nothing is lost."""
 
-_OPEN = State.OPEN  # hot path: a member costs 100 ns on Python 3.11
+_OPEN: Final = State.OPEN  # hot path: a member costs 100 ns on Python 3.11
 
 
 class Item:

@@ -107,7 +107,7 @@ class Peer:
         self._react = Reactions(
             hello=bound(events.hello, self),
             opened=bound(events.opened, self),
-            message=self.inbox.on_message,
+            message=self.inbox.hearing.on_message,
             request=self.inbox.on_request,
             answered=self._answered,
             failed=self._failed,
@@ -210,17 +210,19 @@ class Peer:
             MessageTooBig: It is over the limit.
             ConnectionLost: The connection is gone; see `.delivery`.
         """
-        connection, session = self.connection, self._session
-        connection.check_caller()
-        payload = session.values.pack(data)
+        payload = self.connection.send(data)
+        if payload is not None:
+            await self.send_later(payload)
+
+    async def send_later(self, payload: Outgoing) -> None:
+        """Send what `Connection.send` could not send at once; for a Client, too."""
         try:
-            if connection.crowded():
-                await connection.writable()
-            session.send(payload)
+            await self.connection.writable()
+            self._session.send(payload)
         except BaseException:
-            session.take_back(payload)
+            self._session.take_back(payload)
             raise
-        connection.flush_soon()
+        self.connection.flush_soon()
 
     @overload
     async def request(

@@ -9,27 +9,58 @@ left to the long way, which also says what is wrong with it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from functools import lru_cache
+from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
 from ..errors import PayloadError
-from .payload import Codec, check_msgpack_depth
+from .payload import Codec, MessagePack, check_msgpack_depth
+from .shapes import Marks
 from .wire import Body
 
-__all__ = ["Deliveries", "Taker"]
+__all__ = ["Deliveries", "Taker", "delivery"]
 
 Taker: TypeAlias = Callable[[msgspec.Raw], bool]
 """Takes the value of another publication like one that came; False: it must come the long way."""
 
 MAX_KNOWN = 64  # of them, with topics of 255 bytes, 20 KiB
 
-_BEGIN = b"\x96\x01\xc0\x82\xa3pub"  # a packet of six fields: MESSAGE, no nonce, {"pub": …
-_MESSAGE = b"\xa7message"  # …, "message": the value}
-_END = b"\xa3pub\xc0"  # its kind, no failure, and its marks
-_TOPIC = len(_BEGIN)  # where the topic stands
+_BEGIN: Final = b"\x96\x01\xc0\x82\xa3pub"  # a packet of six fields: MESSAGE, no nonce, {"pub": …
+_MESSAGE: Final = b"\xa7message"  # …, "message": the value}
+_END: Final = b"\xa3pub\xc0"  # its kind, no failure, and its marks
+_TOPIC: Final = len(_BEGIN)  # where the topic stands
 
-_read_one = msgspec.msgpack.Decoder(msgspec.Raw).decode
+_read_one: Final = msgspec.msgpack.Decoder(msgspec.Raw).decode
+
+
+def delivery(codec: Codec, topic: str, value: bytes, marks: Marks) -> bytes:
+    """Return the packet that delivers a publication, whose value is not absent.
+
+    Raises:
+        PayloadError: With the object around it the value nests too deeply.
+    """
+    if len(value) >= codec.max_depth:  # else it cannot nest as deep as that
+        check_msgpack_depth(value, codec.max_depth - 1)
+    begin, end = _around(topic, marks)
+    return begin + value + end
+
+
+@lru_cache(maxsize=1024)
+def _around(topic: str, marks: Marks) -> tuple[bytes, bytes]:
+    return _BEGIN + _strict.encode(topic) + _MESSAGE, _END + _strict.encode(marks)
+
+
+_strict: Final = MessagePack()
+
+
+class Publications(Protocol):
+    """Who reacts to publications."""
+
+    @property
+    def publication(self) -> Callable[[str, msgspec.Raw, Marks], Taker | None]:
+        """Hears of one, and may say what takes the next one like it."""
+        ...
 
 
 class _Known:
@@ -38,7 +69,7 @@ class _Known:
     __slots__ = ("begin", "end", "marks", "take", "topic")
 
     def __init__(
-        self, topic: str, marks: Any, begin: bytes, end: bytes, take: Taker | None
+        self, topic: str, marks: Marks, begin: bytes, end: bytes, take: Taker | None
     ) -> None:
         self.topic = topic
         self.marks = marks
@@ -58,14 +89,14 @@ class Deliveries:
         self._known: dict[bytes, _Known] = {}
         self._last: _Known | None = None
 
-    def note(self, topic: str, marks: Any, shown: msgspec.Raw, take: Taker | None) -> None:
+    def note(self, topic: str, marks: Marks, shown: msgspec.Raw, take: Taker | None) -> None:
         """Note a publication that came the long way; its marks as they were `shown`."""
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
         begin = _BEGIN + self._codec.encode(topic) + _MESSAGE
         self._known[begin] = self._last = _Known(topic, marks, begin, _END + bytes(shown), take)
 
-    def take(self, body: Body, react: Callable[[str, msgspec.Raw, Any], Taker | None]) -> bool:
+    def take(self, body: Body, reactions: Publications) -> bool:
         """React to a publication if one like it has come before; False if none has."""
         known = self._last
         if known is None or not isinstance(body, bytes):
@@ -83,7 +114,7 @@ class Deliveries:
             return False  # also where the end overlaps the beginning
         take = known.take
         if take is None or not take(raw):
-            known.take = react(known.topic, raw, known.marks)
+            known.take = reactions.publication(known.topic, raw, known.marks)
         return True
 
     def _find(self, body: bytes) -> _Known | None:

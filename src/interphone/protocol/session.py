@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -50,7 +50,7 @@ from ..limits import Limits
 from . import handshake, upgrade
 from .credit import Guests
 from .deflate import Deflate
-from .deliveries import Deliveries
+from .deliveries import Deliveries, delivery
 from .dialects import Dialect, dialect_of
 from .events import (
     NO_OPTIONS,
@@ -134,7 +134,9 @@ _LENDING = frozenset({MESSAGE, REQUEST, RESPONSE})  # what may lend something
 FREE = frozenset({"sub", "unsub", "forget"})  # kinds of requests, answered at once, without credit
 
 # Hot path: looking a member up costs 100 ns on Python 3.11.
-_OPEN, _DRAINING, _CLOSED = State.OPEN, State.DRAINING, State.CLOSED
+_OPEN: Final = State.OPEN
+_DRAINING: Final = State.DRAINING
+_CLOSED: Final = State.CLOSED
 
 
 @lru_cache
@@ -376,7 +378,7 @@ class Session:
 
     def _take_frame(self, body: Body) -> None:
         deliveries = self._deliveries
-        if deliveries is not None and deliveries.take(body, self._react.publication):
+        if deliveries is not None and deliveries.take(body, self._react):
             return
         try:
             if self._deflate is not None:
@@ -1173,6 +1175,8 @@ class Session:
         `whole` is the object a Node publisher sent: Node subscribers get all its keys.
         Only an end that can do "topics" may be sent `marks`.
         """
+        if self.native and payload:
+            return delivery(self.codec, topic, bytes(payload), marks)
         value = (
             self._dialect.publication(topic, payload) if whole is None or self.interphone else whole
         )
