@@ -17,6 +17,7 @@ import msgspec
 
 from .errors import InterphoneError, Overflow
 from .protocol.allowance import Account
+from .protocol.deliveries import one_value
 from .protocol.payload import Codec
 from .publication import Gap, Publication
 
@@ -142,29 +143,46 @@ class Backlog:
 
     # What comes
 
-    def hear(self, topic: str, raw: msgspec.Raw, codec: Codec, retained: bool) -> None:
-        """Have a publication handled, now or in its turn."""
+    def hear(self, topic: str, raw: bytes | msgspec.Raw, codec: Codec, retained: bool) -> bool:
+        """Have a publication handled, now or in its turn; False if bytes are no MessagePack."""
         handle, listener = self._handle, self._listener
         if handle is None or listener is None or self.busy or self._queue or self.ended:
-            self.put(topic, raw, codec, retained)
-            return
+            whole = one_value(raw) if isinstance(raw, bytes) else raw
+            if whole is None:
+                return False
+            self.put(topic, whole, codec, retained)
+            return True
+        value: Any = None
+        fault: Exception | None = None
+        try:
+            if raw:
+                value = codec.decode(raw, self._of)
+        except asyncio.CancelledError:
+            fault = _cancelled()
+        except Exception as exc:
+            if isinstance(raw, bytes) and one_value(raw) is None:
+                return False
+            fault = exc
         self.busy = True
         result: object = None
         try:
             if self.blocks:
                 self._took(len(raw))
-            value = codec.decode(raw, self._of) if raw else None
-            result = handle(Publication(topic, value, retained))
+            if fault is None:
+                result = handle(Publication(topic, value, retained))
+            else:
+                listener.report(fault)
         except asyncio.CancelledError:
-            listener.report(RuntimeError("the handler was cancelled by somebody else"))
-        except Exception as exc:
-            listener.report(exc)
+            listener.report(_cancelled())
+        except Exception as error:
+            listener.report(error)
         finally:
             self.busy = False
         if result is not None and iscoroutine(result):
             listener.go_on(result)
-        elif self._queue:  # it made something come
+        elif self._queue or self.error is not None:  # it made something come
             self._reader.notify()
+        return True
 
     def put(self, topic: str, raw: msgspec.Raw, codec: Codec, retained: bool) -> bool:
         """Queue a publication, or do what the policy says; return whether it was queued."""
@@ -317,6 +335,10 @@ class Backlog:
             self._stale -= 1
 
 
+def _cancelled() -> RuntimeError:
+    return RuntimeError("the handler was cancelled by somebody else")
+
+
 class Route:
     """The way of the publications of one connection, on one topic, to one backlog.
 
@@ -333,9 +355,6 @@ class Route:
         self._codec = codec
         self._retained = retained
 
-    def take(self, raw: msgspec.Raw) -> bool:
-        """Give it another publication; False if they do not go there any more."""
-        if not self.open:
-            return False
-        self._backlog.hear(self._topic, raw, self._codec, self._retained)
-        return True
+    def take(self, value: bytes) -> bool:
+        """Give it another publication; False if it is none, or they go there no more."""
+        return self.open and self._backlog.hear(self._topic, value, self._codec, self._retained)

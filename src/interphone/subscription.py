@@ -313,7 +313,8 @@ class TopicHandler(Subscription[Publication[T]]):
 
     def notify(self) -> None:
         """There is something to read: read it, unless somebody does."""
-        if self._reader is None and (self.backlog or self.backlog.error is not None):
+        backlog = self.backlog
+        if not backlog.busy and (backlog or backlog.error is not None):
             self._read_on(None)
 
     def go_on(self, coroutine: Coroutine[Any, Any, object]) -> None:

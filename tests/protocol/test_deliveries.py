@@ -110,7 +110,8 @@ def test_two_topics_and_marks_are_told_apart():
 
 @pytest.mark.parametrize("value", [b"", b"\xc0\xc0", b"\x92\x01", b"\xc1", b"\xd9\xff"])
 def test_what_is_no_value_ends_the_connection_all_the_same(value):
-    ends = Ends()
+    ends = Ends(taking=True)
+    ends.open = not value  # what takes it refuses what is none, and is never asked about nothing
     ends.publish("a", 0, 1)
     body = ends.server.publication("a", encode(0), None, Marks((1,), False))
     at = body.index(b"\xa7message") + 8
@@ -118,6 +119,7 @@ def test_what_is_no_value_ends_the_connection_all_the_same(value):
     ends.frame(body[:at] + value + body[at + 1 :])
 
     assert len(ends.heard) == 1
+    assert not ends.taken
     assert [type(error) for error in ends.violated] == [RemoteProtocolError]
 
 

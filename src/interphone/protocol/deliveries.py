@@ -19,10 +19,11 @@ from .payload import Codec, MessagePack, check_msgpack_depth
 from .shapes import Marks
 from .wire import Body
 
-__all__ = ["Deliveries", "Taker", "delivery"]
+__all__ = ["Deliveries", "Taker", "delivery", "one_value"]
 
-Taker: TypeAlias = Callable[[msgspec.Raw], bool]
-"""Takes the value of another publication like one that came; False: it must come the long way."""
+Taker: TypeAlias = Callable[[bytes], bool]
+"""Takes the value of another publication like one that came, nobody has looked at it; False: it is
+none, or must come the long way."""
 
 MAX_KNOWN = 64  # of them, with topics of 255 bytes, 20 KiB
 
@@ -52,6 +53,14 @@ def _around(topic: str, marks: Marks) -> tuple[bytes, bytes]:
 
 
 _strict: Final = MessagePack()
+
+
+def one_value(value: bytes) -> msgspec.Raw | None:
+    """Return the value; None if it is none, or not only one."""
+    try:
+        return _read_one(value)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
 
 
 class Publications(Protocol):
@@ -106,15 +115,20 @@ class Deliveries:
             if known is None:
                 return False
         value = body[len(known.begin) : len(body) - len(known.end)]
-        try:
-            raw = _read_one(value)
-            if len(value) >= self._max_depth:  # else it cannot nest as deep as that
+        if not value:  # also where the end overlaps the beginning
+            return False
+        if len(value) >= self._max_depth:  # else it cannot nest as deep as that
+            try:
                 check_msgpack_depth(value, self._max_depth - 1)
-        except (msgspec.MsgspecError, PayloadError, ValueError, RecursionError):
-            return False  # also where the end overlaps the beginning
+            except PayloadError:
+                return False
         take = known.take
-        if take is None or not take(raw):
-            known.take = reactions.publication(known.topic, raw, known.marks)
+        if take is not None and take(value):
+            return True
+        raw = one_value(value)
+        if raw is None:
+            return False
+        known.take = reactions.publication(known.topic, raw, known.marks)
         return True
 
     def _find(self, body: bytes) -> _Known | None:

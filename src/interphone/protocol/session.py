@@ -51,7 +51,7 @@ from . import handshake, upgrade
 from .credit import Guests
 from .deflate import Deflate
 from .deliveries import Deliveries, delivery
-from .dialects import Dialect, dialect_of
+from .dialects import Dialect, Native, dialect_of
 from .events import (
     NO_OPTIONS,
     Counts,
@@ -182,6 +182,7 @@ class Session:
         "_legal",
         "_lent_to",
         "_messagepack",
+        "_native",
         "_opening",
         "_pool",
         "_put",
@@ -265,6 +266,7 @@ class Session:
         self.flavour: object = _flavour(type(self._dialect), False)
         self._deflate: Deflate | None = None
         self._deliveries: Deliveries | None = None
+        self._native: Native | None = None
         self._put = self._wire.put
         self._read: Callable[[Body], Packet | None] = self._dialect.read
         self.codec: Any = self._dialect.codec
@@ -380,6 +382,12 @@ class Session:
         deliveries = self._deliveries
         if deliveries is not None and deliveries.take(body, self._react):
             return
+        native = self._native
+        if native is not None:
+            raw = native.read_message(body)
+            if raw is not None:
+                self._react.message(raw)
+                return
         try:
             if self._deflate is not None:
                 body = self._deflate.inflate(body, self._wire.limit)
@@ -439,7 +447,7 @@ class Session:
         if state is State.CLOSING:
             self.nudge = b""
         self._legal = _REACTIONS[state]
-        self._know_deliveries()
+        self._find_shortcuts()
 
     # Opening
 
@@ -598,13 +606,20 @@ class Session:
         if self._compress:
             self._deflate = Deflate()
             self._put = self._put_deflated
-        self._know_deliveries()
+        self._find_shortcuts()
 
-    def _know_deliveries(self) -> None:
-        """Begin to recognize publications, or stop: where nobody watches, a client of ours does."""
-        able = self.native and self.role == "client" and "topics" in self.can
-        recognize = able and self.state is _OPEN and self._watch is None
-        self._deliveries = Deliveries(self.codec) if recognize else None
+    def _find_shortcuts(self) -> None:
+        """Find out what need not be read as any packet: where nobody watches, and nothing is lent.
+
+        Hot path: it is done whenever one of these changes, and not for each message.
+        """
+        dialect = self._dialect
+        self._native = self._deliveries = None
+        if self.state is _OPEN and self._watch is None and isinstance(dialect, Native):
+            if not self._lent_to:
+                self._native = dialect
+            if self.role == "client" and "topics" in self.can:
+                self._deliveries = Deliveries(self.codec)
 
     # Being looked at
 
@@ -617,7 +632,7 @@ class Session:
         read = self._dialect.read
         put = self._wire.put if self._deflate is None else self._put_deflated
         self._watch = watch
-        self._know_deliveries()
+        self._find_shortcuts()
         self._read = self._reader()
         self._put = put if watch is None else partial(self._put_watched, put, read, watch)
 
@@ -700,6 +715,7 @@ class Session:
         mapped = self._pool.on_lend(packet.d)
         self._lent_to = mapped > 0
         self._read = self._reader()
+        self._find_shortcuts()
         self._put_piece(BORROW, self.codec.encode(mapped), None)
 
     def _on_borrow(self, packet: Packet) -> None:
