@@ -27,6 +27,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 # (tests/test_accelerator.py looks).
 COMPILED = [
     "protocol/credit.py",
+    "protocol/deliveries.py",
     "protocol/dialects.py",
     "protocol/heartbeat.py",
     "protocol/payload.py",
@@ -37,7 +38,9 @@ COMPILED = [
     "awake.py",
     "protocol/allowance.py",
     "protocol/topics.py",
+    "backlog.py",
     "connection.py",
+    "hearing.py",
     "lanes.py",
     "traffic.py",
 ]

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interphone import LocalProtocolError, Overflow, PayloadError, Publication, Server, TopicError
-from interphone.protocol.payload import ABSENT, Json
+from interphone.protocol.payload import ABSENT, Json, MessagePack
 from interphone.subscription import Gap, Subscription, Subscriptions, TopicHandler
 from support.ends import meeting, raised_by, until
 
-CODEC = Json()
+CODEC, NATIVE = Json(), MessagePack()
 
 
 class Hub:
@@ -108,8 +108,8 @@ def test_latest_does_what_a_plain_list_would(steps: list[str], room: int) -> Non
             publications = len(model) - model.count(None)
             assert items.unread == (publications, sum(len(str(e[1])) for e in model if e))
             assert items.dropped == lost
-            assert len(items._queue) <= 2 * len(model) + 1
-            assert len(items._latest) == publications
+            assert len(items.backlog._queue) <= 2 * len(model) + 1
+            assert len(items.backlog._latest) == publications
         while model:
             await take()
         items.end()
@@ -348,5 +348,135 @@ def test_handler_registered_after_connect_hears_what_is_published_next(run, addr
             await server.publish("a", 2)
             await until(lambda: len(got) == 2)
             assert got == [1, 2]
+
+    run(main())
+
+
+def hear(reader: TopicHandler[Any], *values: object) -> None:
+    for value in values:
+        assert reader.backlog.hear("a", NATIVE.encode(value), NATIVE, False)
+
+
+def test_plain_handler_hears_at_once_and_reports_what_it_raises(run):
+    async def main() -> None:
+        runner, got = Runner(), []
+
+        def handle(publication: Publication[int]) -> None:
+            if publication.value == 2:
+                raise KeyError
+            if publication.value == 3:
+                raise asyncio.CancelledError
+            got.append(publication.value)
+
+        reader = TopicHandler(Hub(), ("a",), int, handle, runner, runner.start)
+        hear(reader, 1, 2, "no int", 3, 4)
+
+        assert got == [1, 4]
+        assert [type(error) for error in runner.errors] == [KeyError, PayloadError, RuntimeError]
+        assert not runner.tasks
+
+    run(main())
+
+
+def test_plain_handler_waits_for_what_it_returned_before(run):
+    async def main() -> None:
+        runner, got, gate = Runner(), [], asyncio.Event()
+
+        async def later(value: int) -> None:
+            await gate.wait()
+            got.append(value)
+
+        def handle(publication: Publication[int]) -> Any:
+            if publication.value % 2:
+                return later(publication.value)
+            return got.append(publication.value)
+
+        reader = TopicHandler(Hub(), ("a",), int, handle, runner, runner.start)
+        hear(reader, 0, 1, 2, 3, 4)
+        assert got == [0]
+        gate.set()
+        await until(lambda: len(got) == 5)
+        assert got == [0, 1, 2, 3, 4]
+        await until(lambda: all(task.done() for task in runner.tasks))
+        await asyncio.sleep(0)
+        hear(reader, 6)
+        assert got[-1] == 6
+        assert not runner.errors
+
+    run(main())
+
+
+def test_plain_handler_is_not_called_within_itself(run):
+    async def main() -> None:
+        runner, log = Runner(), []
+
+        def handle(publication: Publication[int]) -> None:
+            log.append(("begin", publication.value))
+            if publication.value < 2:
+                hear(reader, publication.value + 1)
+            log.append(("end", publication.value))
+
+        reader = TopicHandler(Hub(), ("a",), int, handle, runner, runner.start)
+        hear(reader, 0)
+        await until(lambda: len(log) == 6)
+        assert log == [(step, value) for value in range(3) for step in ("begin", "end")]
+
+    run(main())
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_bytes_that_are_no_value_are_not_heard(run, plain):
+    async def main() -> None:
+        runner, got = Runner(), []
+
+        def handle(publication: Publication[Any]) -> None:
+            got.append(publication.value)
+
+        async def handle_later(publication: Publication[Any]) -> None:
+            got.append(publication.value)
+
+        handler = handle if plain else handle_later
+        reader = TopicHandler(Hub(), ("a",), Any, handler, runner, runner.start)
+        for wrong in (b"\xc0\xc0", b"\x91", b"\xc1"):
+            assert not reader.backlog.hear("a", wrong, NATIVE, False)
+        assert reader.backlog.hear("a", b"\x07", NATIVE, False)
+        await until(lambda: got == [7])
+        assert not runner.errors
+
+    run(main())
+
+
+def test_what_waits_is_handled_after_a_handler_that_was_cancelled(run):
+    async def main() -> None:
+        runner, got, gate = Runner(), [], asyncio.Event()
+
+        async def later(value: int) -> None:
+            await gate.wait()
+            got.append(value)
+
+        reader = TopicHandler(
+            Hub(), ("a",), int, lambda item: later(item.value), runner, runner.start
+        )
+        hear(reader, 1, 2)
+        runner.tasks[0].cancel()  # before its first step, where tasks do not begin at once
+        await asyncio.wait(runner.tasks)
+        await asyncio.sleep(0)
+        assert (got, reader.unread[0]) == ([], 1)
+        gate.set()
+        hear(reader, 3)
+        await until(lambda: got == [2, 3])
+
+    run(main())
+
+
+def test_error_that_ends_it_within_a_handler_is_reported(run):
+    async def main() -> None:
+        runner, error = Runner(), Overflow("a", dropped=1)
+
+        reader = TopicHandler(
+            Hub(), ("a",), int, lambda item: reader.end(error), runner, runner.start
+        )
+        hear(reader, 1)
+        await until(lambda: runner.errors == [error])
 
     run(main())

@@ -580,7 +580,10 @@ class Client:
 
     async def send(self, data: object, *, timeout: float | None = DEFAULT_TIMEOUT) -> None:
         """As `Peer.send`; while there is no connection, wait for one up to `timeout` seconds."""
-        await (self._peer or await self._standing(timeout)).send(data)
+        peer = self._peer or await self._standing(timeout)
+        payload = peer.connection.send(data)  # as `Peer.send`: one coroutine less
+        if payload is not None:
+            await peer.send_later(payload)
 
     @overload
     async def request(

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
 from .awake import Awake
@@ -32,14 +33,14 @@ from .protocol.events import Reactions
 from .protocol.messages import IDLE
 from .protocol.session import Session
 from .protocol.states import State
-from .protocol.wire import LARGE
+from .protocol.wire import LARGE, Outgoing
 from .transports import hung_up, same_owner, shared_memory
 
 __all__ = ["Connection"]
 
-FLUSH_AT = 2048
-BUFFER = 64 * 1024
-LARGE_READ = 4096  # bytes read at once after which a look at what they begin is worth it
+FLUSH_AT: Final = 2048
+BUFFER: Final = 64 * 1024
+LARGE_READ: Final = 4096  # bytes read at once after which a look at what they begin is worth it
 NUDGE = 0.05  # seconds of quiet after which @isdk/ipc-server is sent a byte more (wire.md, 9)
 NEWS = 0.001  # seconds after which the other end is told what of its pool is free, at the latest
 LOOK = 0.0005, 0.02  # seconds between two looks at what has left: at first, and at most
@@ -57,7 +58,7 @@ def _buffer_of(loop: asyncio.AbstractEventLoop) -> memoryview:
 
 _NONE: deque[Any] = deque()  # until there is one; an empty one weighs 624 bytes
 _NO_REASON: frozenset[str] = frozenset()
-_CLOSED = State.CLOSED  # hot path: looking a member up costs 100 ns on Python 3.11
+_CLOSED: Final = State.CLOSED  # hot path: looking a member up costs 100 ns on Python 3.11
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -320,6 +321,25 @@ class Connection(asyncio.BufferedProtocol):
 
     # Writing
 
+    def send(self, data: object) -> Outgoing | None:
+        """Send a message at once; return it encoded if it must wait until there is room.
+
+        Raises:
+            What `Peer.send` raises.
+        """
+        self.check_caller()
+        session = self._session
+        payload: Outgoing = session.values.pack(data)
+        if self.blocked or self._waiters:
+            return payload
+        try:
+            session.send(payload)
+        except BaseException:
+            session.take_back(payload)
+            raise
+        self.flush_soon()
+        return None
+
     def flush_soon(self) -> None:
         """Write what the session has queued: now, or with what else comes in this turn."""
         if self._dispatching or self._corked:
@@ -339,7 +359,7 @@ class Connection(asyncio.BufferedProtocol):
         ):  # a child has views, and a copy of the loop
             return
         self._news_timed = True
-        here = asyncio._get_running_loop() is self._loop
+        here = _get_running_loop() is self._loop
         with suppress(RuntimeError):  # the loop is closed
             # Not `call_later`: the garbage collector may have come in the middle of one.
             (self._loop.call_soon if here else self._loop.call_soon_threadsafe)(self._news_later)
@@ -592,7 +612,7 @@ class Connection(asyncio.BufferedProtocol):
             ForkedError: A forked child must make its own connection.
             WrongThread: It is another thread or loop; use `interphone.blocking` there.
         """
-        if asyncio._get_running_loop() is self._loop:
+        if _get_running_loop() is self._loop:
             return
         if os.getpid() != self._pid:
             raise ForkedError(

@@ -152,7 +152,7 @@ class Exchange:
             timeout = posting.deadline if knows else DEFAULT_TIMEOUT
             over = partial(self._published, peer, tally)
             peer.inbox.answer(nonce, raw, self._answer_in_time(peer, tally, timeout), over)
-        elif any(subscriber.connection.blocked for subscriber in tally.peers):
+        elif not self._traffic.concluded(tally):
             self._tasks.spawn(self._answer_settled(peer, nonce, tally))
         else:
             peer.inbox.respond(nonce, _answer(peer, tally))
@@ -160,7 +160,7 @@ class Exchange:
     async def _answer_settled(self, peer: Peer, nonce: Nonce, tally: Tally) -> None:
         """Answer a publisher that is faster than its subscribers after they had a moment."""
         peer.connection.stop_reading("publishing")
-        await self._traffic.settle(tally.peers)
+        await self._traffic.settle(tally.connections)
         peer.connection.go_on_reading("publishing")
         peer.inbox.respond(nonce, _answer(peer, tally))
 
@@ -229,10 +229,10 @@ class Exchange:
             except InterphoneError:  # there is no form of the value it takes
                 taken = False
             if taken:
-                tally.took(peer)
+                tally.took(peer.connection)
             else:
                 self._traffic.drop(tally)
-        await self._traffic.settle(peers)
+        await self._traffic.settle([peer.connection for peer in peers])
         return tally.receipt()
 
     # The server's own subscriptions; it is their hub
@@ -275,7 +275,7 @@ class Exchange:
 
     def drop(self, peer: Peer, *, remember: bool) -> None:
         """Forget a peer that is gone; a Node client's topics are kept for a moment."""
-        self._traffic.left(peer)
+        self._traffic.left(peer.connection)
         for tally in self._publishing.pop(peer, ()):
             self._traffic.give_up(tally)
         lanes = self._lanes.pop(peer, {})

@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from .backlog import Route
 from .errors import ConnectionLost, InterphoneError, Unsupported
 from .handlers import Tasks
 from .peer import DEFAULT_TIMEOUT, Peer
 from .protocol.allowance import Account
+from .protocol.deliveries import Taker
 from .protocol.shapes import Marks, Terms
 from .protocol.topics import is_pattern
 from .subscription import Subscription, Subscriptions, TopicHandler
@@ -29,6 +31,8 @@ __all__ = ["Feed", "check_result"]
 
 MAX_ON_THE_WAY = 1024 * 1024
 """Bytes that may be under way to a subscription that blocks, and one publication more."""
+
+MAX_ROUTES = 256
 
 
 class _Entry(msgspec.Struct, eq=False):
@@ -44,6 +48,12 @@ class _Entry(msgspec.Struct, eq=False):
         self.peer = peer
         credit = None if self.account is None else self.account.begin(*self.subscription.unread)
         return Terms(self.id, self.subscription.group, credit)
+
+    def grant(self, items: int, size: int) -> None:
+        """Let the server send more."""
+        if self.peer is not None and self.peer.open:
+            self.peer.protocol.allow(self.id, items, size)
+            self.peer.connection.flush_soon()
 
 
 class _Farewell(NamedTuple):
@@ -83,6 +93,7 @@ class Feed:
         self._leaving: dict[int, int] = {}  # how often the server is being told of the end of an id
         self._untold: dict[int, list[str]] = {}  # what it did not take
         self._told_again: set[int] = set()
+        self._routes: list[Route] = []  # as long as nobody comes or leaves
 
     # Subscribing
 
@@ -114,12 +125,14 @@ class Feed:
             self._tasks.spawn(self._confirm(self._subscribe(peer, reader)))
 
     def _add(self, subscription: Subscription[Any]) -> None:
-        account = None
-        if subscription.blocks:
-            account = Account(subscription.max_queue, MAX_ON_THE_WAY)
-            subscription.max_bytes = MAX_ON_THE_WAY
+        backlog, account = subscription.backlog, None
+        if backlog.blocks:
+            account = Account(backlog.max_items, MAX_ON_THE_WAY)
+            backlog.max_bytes = MAX_ON_THE_WAY
         self._last_id += 1
         entry = _Entry(subscription, self._last_id, account)
+        backlog.keep_account(account, entry.grant)
+        self._close_routes()
         self._local.add(subscription)
         self._entries[subscription] = self._by_id[entry.id] = entry
 
@@ -150,11 +163,17 @@ class Feed:
 
     def _remove(self, subscription: Subscription[Any], topics: Iterable[str]) -> _Farewell:
         removed = [topic for topic in topics if self._local.has(subscription, topic)]
+        self._close_routes()
         unwanted = self._local.remove(subscription, removed)
         entry = self._entries.get(subscription)
         if entry is not None and not self._local.of(subscription):
-            del self._entries[subscription], self._by_id[entry.id]
+            self._discard(entry)
         return _Farewell(0 if entry is None else entry.id, removed, unwanted)
+
+    def _discard(self, entry: _Entry) -> None:
+        """Nothing comes for it any more, and nothing is given back."""
+        entry.subscription.backlog.keep_account(None, entry.grant)
+        del self._entries[entry.subscription], self._by_id[entry.id]
 
     async def _leave(self, peer: Peer, farewell: _Farewell) -> None:
         """Tell the server, at once; return when it has heard it, or after a while."""
@@ -294,20 +313,22 @@ class Feed:
 
     def interrupt(self) -> None:
         """The connection is away: what is published meanwhile is missed."""
+        self._close_routes()
         for subscription in self._local.all():
             subscription.put_gap()
 
     def end(self, error: InterphoneError | None) -> None:
         """End every iteration: normally, or with an error."""
+        self._close_routes()
         self._local.end(error)
-        for subscription, entry in list(self._entries.items()):
-            if not self._local.of(subscription):
-                del self._entries[subscription], self._by_id[entry.id]
+        for entry in list(self._entries.values()):
+            if not self._local.of(entry.subscription):
+                self._discard(entry)
 
     # What comes
 
-    def deliver(self, peer: Peer, topic: str, raw: msgspec.Raw, marks: Marks) -> None:
-        """Hand out a publication."""
+    def deliver(self, peer: Peer, topic: str, raw: msgspec.Raw, marks: Marks) -> Taker | None:
+        """Hand out a publication; return what takes the next one like it, if that is known."""
         if not marks.to:
             able = [one for one in self._local.on(topic) if _lacking(peer, one) is None]
             for subscription in able:
@@ -317,6 +338,7 @@ class Feed:
             heard = sum([self._deliver_to(id, peer, topic, raw, marks) for id in marks.to])
         if not heard:
             peer.inbox.unheard += 1
+        return self._route(peer, topic, marks) if len(marks.to) == 1 else None
 
     def _deliver_to(self, id: int, peer: Peer, topic: str, raw: msgspec.Raw, marks: Marks) -> bool:
         entry = self._by_id.get(id)
@@ -328,8 +350,24 @@ class Feed:
             if entry.account is not None:
                 self.took(subscription, len(raw))
             return False
-        subscription.put(topic, raw, peer.protocol.codec, retained=marks.retained)
+        subscription.backlog.hear(topic, raw, peer.protocol.codec, marks.retained)
         return True
+
+    def _route(self, peer: Peer, topic: str, marks: Marks) -> Taker | None:
+        """What takes publications for a subscription, until anybody comes or leaves."""
+        entry = self._by_id.get(marks.to[0])
+        if entry is None or not self._local.wants(entry.subscription, topic):
+            return None
+        if len(self._routes) >= MAX_ROUTES:
+            self._close_routes()
+        route = Route(entry.subscription.backlog, topic, peer.protocol.codec, marks.retained)
+        self._routes.append(route)
+        return route.take
+
+    def _close_routes(self) -> None:
+        for route in self._routes:
+            route.open = False
+        self._routes.clear()
 
     def missed(self, peer: Peer, id: int, count: int, topic: str) -> None:
         """A subscription missed publications, because it had no room for them in time."""
@@ -343,9 +381,8 @@ class Feed:
         if entry is None or entry.account is None:
             return
         granted = entry.account.take(size)
-        if granted is not None and entry.peer is not None and entry.peer.open:
-            entry.peer.protocol.allow(entry.id, *granted)
-            entry.peer.connection.flush_soon()
+        if granted is not None:
+            entry.grant(*granted)
 
 
 def _knows(peer: Peer) -> bool:

@@ -49,17 +49,25 @@ class Hook(Generic[P]):
         @server.on_connect
         async def greet(peer: Peer, payload: object) -> None:
             await peer.send("welcome")
+
+    Attributes:
+        calls: What is called for the handlers, in order.
     """
 
     def __init__(self, runner: Runner, *, awaited: bool = True) -> None:
         self._runner = runner
         self._awaited = awaited  # else nobody waits for a host to run its handlers
         self._handlers: list[tuple[Callable[P, object], Callable[P, object]]] = []
+        self.calls: tuple[Callable[P, object], ...] = ()
 
     def __call__(self, handler: Callable[P, R]) -> Callable[P, R]:
         """Register a handler and return it."""
         self._handlers.append((handler, self._runner.placed(handler, awaited=self._awaited)))
+        self._note_calls()
         return handler
+
+    def _note_calls(self) -> None:
+        self.calls = tuple([call for _, call in self._handlers])
 
     def __bool__(self) -> bool:
         """Whether anybody listens."""
@@ -70,6 +78,7 @@ class Hook(Generic[P]):
         for index, (known, _) in enumerate(self._handlers):
             if known == handler:
                 del self._handlers[index]
+                self._note_calls()
                 return
         raise ValueError(f"{handler!r} is not registered")
 
@@ -81,15 +90,19 @@ class Hook(Generic[P]):
     def start(self, *args: P.args, **kwargs: P.kwargs) -> list[Coroutine[Any, Any, object]]:
         """Call the plain handlers; return the coroutines of the others, not started."""
         coroutines: list[Coroutine[Any, Any, object]] = []
-        for _, handler in tuple(self._handlers):
+        for call in self.calls:
             try:
-                result = handler(*args, **kwargs)
+                result = call(*args, **kwargs)
             except Exception as exc:
-                self._runner.report(exc, args)
+                self.report(exc, args)
             else:
                 if iscoroutine(result):
                     coroutines.append(result)
         return coroutines
+
+    def report(self, error: Exception, args: tuple[object, ...]) -> None:
+        """Tell the runner of a handler that raised."""
+        self._runner.report(error, args)
 
     async def guard(self, coroutine: Coroutine[Any, Any, object], args: tuple[object, ...]) -> None:
         """Await a coroutine that `start` returned; report what it raises."""

@@ -24,6 +24,7 @@ from .connection import Connection
 from .deadlines import set_deadline
 from .errors import ConnectionLost, MessageTooBig, PayloadError
 from .handlers import PASS, Handler, Handlers, set_handling
+from .hearing import NO_REASON, Hearing
 from .host import HostBusy
 from .protocol.events import Nonce, Options
 from .protocol.messages import Failure, failure_of
@@ -34,7 +35,6 @@ from .protocol.shapes import Envelope, cancelled, enveloped
 __all__ = ["Inbox"]
 
 _NONE: deque[Any] = deque()  # until there is one; an empty one weighs 624 bytes
-_NO_REASON: frozenset[str] = frozenset()
 
 CANCELLED = Failure("cancelled", "the request was cancelled")
 
@@ -51,6 +51,7 @@ class Inbox:
 
     Attributes:
         calls: Its calls of methods.
+        hearing: Its messages, as far as they are handled at once.
         inflight: Its requests and messages that are being handled or wait for it.
         unheard: Messages that came when nobody listened.
     """
@@ -78,12 +79,13 @@ class Inbox:
         self._answers: dict[asyncio.Task[None], tuple[Nonce, Envelope | None]] = {}
         self._numbered: dict[int, asyncio.Task[None]] = {}  # of native requests, by nonce
         self._messages: deque[msgspec.Raw] = _NONE
-        self._reader: asyncio.Task[None] | None = None
+        self.hearing = Hearing(
+            session, handlers.on_message, told, self._hear_later, self._await_handlers
+        )
         self._idle: asyncio.Future[None] | None = None  # done at so many under way:
         self._idle_at = 0
         self._closer: asyncio.Task[Any] | None = None
         self._finishing = False  # it is being closed
-        self._deferring = _NO_REASON  # why nothing is handled
         self._deferred: deque[_Deferred] = _NONE
 
     @property
@@ -101,23 +103,23 @@ class Inbox:
     @property
     def deferring(self) -> frozenset[str]:
         """Why nothing is handled at the moment; empty if it is."""
-        return self._deferring
+        return self.hearing.deferring
 
     def defer(self, why: str) -> None:
         """Keep what comes until every reason is taken back by `release`."""
-        self._deferring |= {why}
+        self.hearing.deferring |= {why}
 
     def release(self, why: str) -> None:
         """Take one reason back; after the last one handle what was kept, in order."""
-        self._deferring = self._deferring - {why} or _NO_REASON
-        while self._deferred and not self._deferring:  # a handler may pause again
+        self.hearing.deferring = self.hearing.deferring - {why} or NO_REASON
+        while self._deferred and not self.hearing.deferring:  # a handler may pause again
             deferred = self._deferred.popleft()
             self._let_go(deferred.raw, credited=deferred.credited)
             deferred.handle()
 
     def lost(self) -> None:
         """The connection is gone. What waits for the end of a pause will not be handled."""
-        if "paused" in self._deferring:
+        if "paused" in self.hearing.deferring:
             self._turn_away()
         self.abandon()
 
@@ -146,31 +148,35 @@ class Inbox:
 
     def in_turn(self, handle: Callable[..., None], nonce: Nonce, *facts: Any) -> None:
         """Have a request of the library's handled, now or after a pause."""
-        if self._deferring:
+        if self.hearing.deferring:
             self._defer(nonce, ABSENT, partial(handle, nonce, *facts), credited=False)
         else:
             handle(nonce, *facts)
 
     # Messages
 
-    def on_message(self, raw: msgspec.Raw) -> None:
-        """Handle a message now, or after those that came before it."""
-        if self._deferring and self._finishing:
+    def _hear_later(self, raw: msgspec.Raw) -> None:
+        """Take a message that `hearing` does not handle at once."""
+        if self.hearing.deferring and self._finishing:
             self.unheard += 1
-        elif self._deferring:
-            self._defer(None, raw, partial(self.on_message, raw), credited=False)
+        elif self.hearing.deferring:
+            again = partial(self.hearing.on_message, raw)
+            self._defer(None, raw, again, credited=False)
         elif self._takes_envelopes and (id := cancelled(self._codec, raw)) is not None:
             self._cancel_of_node(id)
         elif not self._handlers.on_message:
             self.unheard += 1
-        elif self._reader is not None:
+        elif self.hearing.reader is not None:
             if self._messages is _NONE:
                 self._messages = deque()
             self._messages.append(raw)
             self._take_on(raw)
         elif waiting := self._start(raw):
-            self._take_on(raw)
-            self._read_later(waiting, raw)
+            self._await_handlers(waiting, raw)
+
+    def _await_handlers(self, waiting: list[Any], raw: msgspec.Raw) -> None:
+        self._take_on(raw)
+        self._read_later(waiting, raw)
 
     def _start(self, raw: msgspec.Raw) -> list[Any]:
         """Call the plain handlers of a message; return what is left to be awaited."""
@@ -183,11 +189,11 @@ class Inbox:
         return self._handlers.on_message.start(*self._told, data)
 
     def _read_later(self, waiting: list[Any], raw: msgspec.Raw) -> None:
-        self._reader = reader = self._handlers.tasks.start(self._read(waiting, raw))
+        self.hearing.reader = reader = self._handlers.tasks.start(self._read(waiting, raw))
 
         def ended(_: object) -> None:
-            if self._reader is reader:  # else the next one reads already
-                self._reader = None
+            if self.hearing.reader is reader:  # else the next one reads already
+                self.hearing.reader = None
             for coroutine in waiting:
                 coroutine.close()  # it may have been cancelled before its first step
 
@@ -198,31 +204,31 @@ class Inbox:
 
     async def _read(self, waiting: list[Any], raw: msgspec.Raw) -> None:
         """Await the handlers of one message, then handle all that queued up meanwhile."""
-        self._reader = asyncio.current_task()  # an eager task runs before it is returned
-        set_handling(self._reader)
+        self.hearing.reader = asyncio.current_task()  # an eager task runs before it is returned
+        set_handling(self.hearing.reader)
         while True:
             for coroutine in waiting:
                 await self._handlers.on_message.guard(coroutine, self._told)
             self._let_go(raw)
             if not self._messages:
-                self._reader = None
+                self.hearing.reader = None
                 return
             raw = self._messages.popleft()
             waiting = self._start(raw)
 
     def when_read(self, then: Callable[[], None]) -> None:
         """Call `then` when every message that came has been handled."""
-        if self._reader is None:
+        if self.hearing.reader is None:
             then()
         else:
-            self._reader.add_done_callback(lambda _: then())
+            self.hearing.reader.add_done_callback(lambda _: then())
 
     # Requests
 
     def on_request(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
         """Have a request answered."""
         chain = self._handlers.on_request.handlers
-        if self._deferring:
+        if self.hearing.deferring:
             self._defer_asked(self.on_request, nonce, raw, options)
         elif self._takes_envelopes and (envelope := enveloped(self._codec, raw)):
             self._run_method(nonce, raw, None, envelope, self.calls.prepare_envelope, envelope)
@@ -231,7 +237,7 @@ class Inbox:
 
     def on_call(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
         """Have a method answer."""
-        if self._deferring:
+        if self.hearing.deferring:
             self._defer_asked(self.on_call, nonce, raw, options)
         else:
             prepare = self.calls.prepare
@@ -239,7 +245,7 @@ class Inbox:
 
     def on_open(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
         """Have a method answer piece by piece."""
-        if self._deferring:
+        if self.hearing.deferring:
             self._defer_asked(self.on_open, nonce, raw, options)
         else:
             work = self.calls.stream(nonce, raw, options)
@@ -514,7 +520,9 @@ class Inbox:
         self._finishing = True
         self._turn_away()
         self._closer = besides
-        self._idle_at = int(besides in self._answers or (self._reader is besides is not None))
+        self._idle_at = int(
+            besides in self._answers or (self.hearing.reader is besides is not None)
+        )
         if self.inflight > self._idle_at and grace > 0:
             assert self._connection is not None
             self._idle = asyncio.get_running_loop().create_future()

@@ -37,6 +37,7 @@ from .errors import (
 from .handlers import Handlers, handling
 from .inbox import Inbox
 from .limits import DEFAULT_TIMEOUT
+from .protocol.deliveries import Taker
 from .protocol.events import Counts, Nonce, Reactions
 from .protocol.loan import Loan
 from .protocol.messages import Hello, Welcome
@@ -65,7 +66,7 @@ class PeerEvents(NamedTuple):
     publish: Callable[[Peer, Nonce, str, msgspec.Raw, msgspec.Raw, Posting], None]
     forget: Callable[[Peer, Nonce, str], None]
     allowed: Callable[[Peer, int, int, int], None]
-    publication: Callable[[Peer, str, msgspec.Raw, Marks], None]
+    publication: Callable[[Peer, str, msgspec.Raw, Marks], Taker | None]
     missed: Callable[[Peer, int, int, str], None]
     report: Callable[[Peer, Exception], None]
     raised: Callable[[Peer, Exception], None]
@@ -106,7 +107,7 @@ class Peer:
         self._react = Reactions(
             hello=bound(events.hello, self),
             opened=bound(events.opened, self),
-            message=self.inbox.on_message,
+            message=self.inbox.hearing.on_message,
             request=self.inbox.on_request,
             answered=self._answered,
             failed=self._failed,
@@ -209,17 +210,19 @@ class Peer:
             MessageTooBig: It is over the limit.
             ConnectionLost: The connection is gone; see `.delivery`.
         """
-        connection, session = self.connection, self._session
-        connection.check_caller()
-        payload = session.values.pack(data)
+        payload = self.connection.send(data)
+        if payload is not None:
+            await self.send_later(payload)
+
+    async def send_later(self, payload: Outgoing) -> None:
+        """Send what `Connection.send` could not send at once; for a Client, too."""
         try:
-            if connection.crowded():
-                await connection.writable()
-            session.send(payload)
+            await self.connection.writable()
+            self._session.send(payload)
         except BaseException:
-            session.take_back(payload)
+            self._session.take_back(payload)
             raise
-        connection.flush_soon()
+        self.connection.flush_soon()
 
     @overload
     async def request(

@@ -7,20 +7,22 @@ hub's business. A Client keeps its subscriptions in a `Subscriptions`.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
-from inspect import iscoroutine
+from functools import lru_cache
+from inspect import iscoroutine, iscoroutinefunction
 from types import TracebackType
-from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar, get_args
 
 import msgspec
 
+from .backlog import Backlog
 from .errors import InterphoneError, LocalProtocolError, Overflow, TopicError
 from .hooks import Runner, being_cancelled
 from .limits import MAX_QUEUE
 from .protocol.payload import Codec
 from .protocol.shapes import Ack
 from .protocol.topics import Topics, is_pattern, matcher, pattern_fault, topic_fault
+from .publication import Gap, Publication
 
 __all__ = [
     "MAX_QUEUE",
@@ -47,28 +49,6 @@ make publishers wait. Whatever is lost is counted in `Subscription.dropped`."""
 
 POLICIES = get_args(OverflowPolicy)
 
-MAX_QUEUE_BYTES = 8 * 1024 * 1024
-
-
-class Publication(msgspec.Struct, Generic[T], frozen=True, repr_omit_defaults=True):
-    """One item on a topic.
-
-    Attributes:
-        topic: The topic it was published on.
-        value: What was published.
-        retained: Whether it is the last value from before the subscription began.
-    """
-
-    topic: str
-    value: T
-    retained: bool = False
-
-
-class Gap(msgspec.Struct, frozen=True):
-    """The connection was away: what was published meanwhile is lost, unless `resumed`."""
-
-    resumed: bool = False
-
 
 class Receipt(msgspec.Struct, frozen=True):
     """What became of a publication; always true.
@@ -92,11 +72,17 @@ class Receipt(msgspec.Struct, frozen=True):
 
 def check_topic(topic: str) -> None:
     """Raise `TopicError` if nothing can be published on `topic`."""
-    fault = topic_fault(topic)
-    if fault is None and is_pattern(topic):
-        fault = f"{topic!r} is a pattern: subscribe to it, publish on a topic"
+    fault = _fault(topic)
     if fault is not None:
         raise TopicError(fault)
+
+
+@lru_cache(maxsize=1024)  # hot path: the same topics come again and again
+def _fault(topic: str) -> str | None:
+    fault = topic_fault(topic)
+    if fault is None and is_pattern(topic):
+        return f"{topic!r} is a pattern: subscribe to it, publish on a topic"
+    return fault
 
 
 def check_group(group: str) -> None:
@@ -130,7 +116,7 @@ class Subscription(Generic[ItemT]):
     Attributes:
         topics: The topics and patterns, in the order they were given.
         group: The queue group, or None.
-        dropped: Publications lost because the queue was full.
+        backlog: What is queued; for Server and Client.
         gaps: How often the connection was away meanwhile.
     """
 
@@ -159,34 +145,24 @@ class Subscription(Generic[ItemT]):
             raise ValueError(f"the queue must hold at least one publication, not {queue}")
         self.topics = tuple(dict.fromkeys(topics))
         self.group = group
-        self.dropped = 0
         self.gaps = 0
+        self.backlog = Backlog(self, of, overflow, queue)
         self._hub = hub
-        self._of = of
-        self.blocks = overflow == "block"
-        self.max_queue = queue
-        self.max_bytes = MAX_QUEUE_BYTES  # of one that blocks, and one publication more
-        self._overflow = overflow
         self._wants_gaps = gaps
-        self._queue: deque[_Queued | Gap | Overflow] = deque()
-        self._items = 0  # publications in it
-        self._bytes = 0
-        # With "latest": what is queued for each topic. All else in the queue is stale: it is passed
-        # over, and taken out when it is the half, as removing from the middle costs the most.
-        self._latest: dict[str, _Queued] | None = {} if overflow == "latest" else None
-        self._stale = 0
         self._waiter: asyncio.Future[None] | None = None
         self._attached = False
-        self._ended = False
-        self._error: InterphoneError | None = None
 
     def __repr__(self) -> str:
-        state = "ended" if self._ended else "open" if self._attached else "new"
-        queued = len(self._queue) - self._stale
-        return f"<Subscription {', '.join(self.topics)} {state}, queued {queued}>"
+        state = "ended" if self.ended else "open" if self._attached else "new"
+        return f"<Subscription {', '.join(self.topics)} {state}, queued {len(self.backlog)}>"
+
+    @property
+    def dropped(self) -> int:
+        """Publications lost because the queue was full."""
+        return self.backlog.dropped
 
     async def __aenter__(self) -> Self:
-        if self._attached or self._ended:
+        if self._attached or self.ended:
             raise LocalProtocolError("a subscription is entered once: make another")
         await self._hub.attach(self)
         self._attached = True
@@ -215,18 +191,19 @@ class Subscription(Generic[ItemT]):
             ConnectionLost: The client gave up reconnecting.
             StopAsyncIteration: The subscription, or its client, was closed.
         """
-        while not self._queue:
-            if self._error is not None:
-                error, self._error = self._error, None
+        backlog = self.backlog
+        while not backlog:
+            if backlog.error is not None:
+                error, backlog.error = backlog.error, None
                 raise error
-            if self._ended:
+            if backlog.ended:
                 raise StopAsyncIteration
             if not self._attached:
                 raise LocalProtocolError(
                     "enter the subscription first: async with client.subscribe(…)"
                 )
             await self._wait()
-        item: ItemT = self._take()
+        item: ItemT = backlog.take()
         return item
 
     async def _wait(self) -> None:
@@ -237,24 +214,6 @@ class Subscription(Generic[ItemT]):
             await self._waiter
         finally:
             self._waiter = None
-
-    def _take(self) -> Any:
-        if self._stale:
-            self._skip_stale()
-        item = self._queue.popleft()
-        if isinstance(item, Gap):
-            return item
-        if isinstance(item, Overflow):
-            raise item
-        size = len(item.raw)
-        self._items -= 1
-        self._bytes -= size
-        if self._latest is not None:
-            del self._latest[item.topic]
-        if self.blocks:
-            self._hub.took(self, size)
-        value = item.codec.decode(item.raw, self._of) if item.raw else None
-        return Publication(item.topic, value, item.retained)
 
     async def unsubscribe(self, *topics: str) -> None:
         """Stop receiving some of the topics; the subscription ends with the last of them."""
@@ -276,136 +235,54 @@ class Subscription(Generic[ItemT]):
 
     def put(self, topic: str, raw: msgspec.Raw, codec: Codec, *, retained: bool = False) -> bool:
         """Queue a publication, or do what the policy says; return whether it was queued."""
-        if self._ended:
-            if isinstance(self._error, Overflow):
-                self.dropped += 1
-                self._error.dropped = self.dropped
-            return False
-        if self._latest is not None:
-            self._forget(topic, self._latest)
-        size = len(raw)
-        if self.blocks:  # the last publication may be over what it said may come
-            room = self._items < self.max_queue and self._bytes <= self.max_bytes
-        else:
-            room = self.room(size)
-        if not room and not self._make_room(topic, size):
-            return False
-        item = _Queued(topic, raw, codec, retained)
-        self._queue.append(item)
-        if self._latest is not None:
-            self._latest[topic] = item
-        self._items += 1
-        self._bytes += size
-        self._notify()
-        return True
+        return self.backlog.put(topic, raw, codec, retained)
 
     def room(self, size: int) -> bool:
         """Whether a publication of so many bytes fits into the queue."""
-        return self._items < self.max_queue and (
-            not self._items or self._bytes + size <= MAX_QUEUE_BYTES
-        )
+        return self.backlog.room(size)
 
     @property
     def unread(self) -> tuple[int, int]:
         """Publications in the queue, and their bytes."""
-        return self._items, self._bytes
+        return self.backlog.unread
+
+    @property
+    def blocks(self) -> bool:
+        """Whether publishers wait for room."""
+        return self.backlog.blocks
 
     def miss(self, topic: str, count: int) -> None:
         """Note that publishers gave up: `Overflow` is raised where the publications would be."""
-        if self._ended:
-            return
-        self.dropped += count
-        last = self._queue[-1] if self._queue else None
-        if isinstance(last, Overflow):
-            last.dropped += count
-        else:
-            self._queue.append(Overflow(topic, dropped=count))
-        self._notify()
-
-    def _make_room(self, topic: str, size: int) -> bool:
-        """Apply the policy to a full queue; return whether the new publication is to be queued."""
-        if self._overflow == "drop_newest":
-            self.dropped += 1
-            return False
-        if self._overflow in ("disconnect", "block"):  # a server that sends more than it may
-            self.dropped += 1
-            self.end(Overflow(topic, dropped=self.dropped))
-            return False
-        while not self.room(size):  # it may be larger than many that are queued
-            self.dropped += 1
-            self._lose_oldest()
-        return True
-
-    def _forget(self, topic: str, latest: dict[str, _Queued]) -> None:
-        """Lose what is queued for the topic: only its last publication counts."""
-        lost = latest.pop(topic, None)
-        if lost is None:
-            return
-        self.dropped += 1
-        self._items -= 1
-        self._bytes -= len(lost.raw)
-        self._stale += 1
-        if 2 * self._stale > len(self._queue):
-            self._queue = deque([item for item in self._queue if not self._is_stale(item)])
-            self._stale = 0
-
-    def _lose_oldest(self) -> None:
-        self._skip_stale()
-        index, lost = next(
-            (index, item)
-            for index, item in enumerate(self._queue)
-            if isinstance(item, _Queued) and not self._is_stale(item)
-        )
-        del self._queue[index]
-        self._items -= 1
-        self._bytes -= len(lost.raw)
-        if self._latest is not None:
-            del self._latest[lost.topic]
-
-    def _is_stale(self, item: _Queued | Gap | Overflow) -> bool:
-        return (
-            self._latest is not None
-            and isinstance(item, _Queued)
-            and self._latest.get(item.topic) is not item
-        )
-
-    def _skip_stale(self) -> None:
-        """Take stale publications off the front; behind one there is always one that is not."""
-        while self._stale and self._is_stale(self._queue[0]):
-            self._queue.popleft()
-            self._stale -= 1
+        self.backlog.miss(topic, count)
 
     def put_gap(self, *, resumed: bool = False) -> None:
         """Note that the connection was away."""
         self.gaps += 1
-        if self._wants_gaps and not self._ended:
-            self._queue.append(Gap(resumed))
-            self._notify()
+        if self._wants_gaps:
+            self.backlog.put_gap(Gap(resumed))
 
     def end(self, error: InterphoneError | None = None) -> None:
         """End the iteration: normally, or with an error, after what is queued."""
-        if not self._ended:
-            self._ended = True
-            self._error = error
-            self._notify()
+        self.backlog.end(error)
 
     @property
     def ended(self) -> bool:
         """Whether nothing will be queued any more."""
-        return self._ended
+        return self.backlog.ended
 
-    def _notify(self) -> None:
+    # What the backlog calls
+
+    def notify(self) -> None:
+        """There is something to read."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def took(self, size: int) -> None:
+        """A publication was read, of one that blocks."""
+        self._hub.took(self, size)
 
-class _Queued(NamedTuple):
-    """A publication in a queue, not decoded yet."""
-
-    topic: str
-    raw: msgspec.Raw
-    codec: Codec
-    retained: bool
+    def full(self, topic: str) -> None:
+        """There is no room for a publication."""
 
 
 class TopicHandler(Subscription[Publication[T]]):
@@ -431,45 +308,66 @@ class TopicHandler(Subscription[Publication[T]]):
         self._start = start
         self._reader: asyncio.Task[None] | None = None
         self._reported = False
+        if self._call is handler and not iscoroutinefunction(handler):
+            self.backlog.listen(handler, self)
 
-    def _notify(self) -> None:
-        if self._reader is None and (self._queue or self._error is not None):
-            self._reader = reader = self._start(self._read())
-            if reader.done():
-                self._reader = None
-            else:
-                reader.add_done_callback(self._stopped)
+    def notify(self) -> None:
+        """There is something to read: read it, unless somebody does."""
+        backlog = self.backlog
+        if not backlog.busy and (backlog or backlog.error is not None):
+            self._read_on(None)
 
-    def _stopped(self, reader: asyncio.Task[None]) -> None:
-        """Its task ended, or was cancelled with its Server or Client; what is queued stays."""
-        self._reader = None
-        if self._queue and not reader.cancelled():
-            self._notify()
+    def go_on(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        """A handler that was called has to be awaited, and then the queue to be read."""
+        self._read_on(coroutine)
 
-    def _make_room(self, topic: str, size: int) -> bool:
-        made = super()._make_room(topic, size)
-        if not self._reported and self._error is None:  # once per time the queue fills up
+    def _read_on(self, first: Coroutine[Any, Any, object] | None) -> None:
+        self.backlog.busy = True
+        self._reader = reader = self._start(self._read(first))
+
+        def stopped(_: object) -> None:
+            """It ended, or was cancelled with its Server or Client; what is queued stays."""
+            if self._reader is reader:
+                self._reader, self.backlog.busy = None, False
+            if first is not None:
+                first.close()  # it may have been cancelled before its first step
+            if self.backlog and not reader.cancelled():
+                self.notify()
+
+        if reader.done():
+            stopped(reader)
+        else:
+            reader.add_done_callback(stopped)
+
+    def full(self, topic: str) -> None:
+        """There is no room for a publication: say so, once per time the queue fills up."""
+        if not self._reported and self.backlog.error is None:
             self._reported = True
-            self._runner.report(Overflow(topic, dropped=self.dropped), ())
-        return made
+            self.report(Overflow(topic, dropped=self.dropped))
 
-    async def _read(self) -> None:
+    def report(self, error: Exception) -> None:
+        """Something went wrong with a publication."""
+        self._runner.report(error, ())
+
+    async def _read(self, first: Coroutine[Any, Any, object] | None) -> None:
         self._reader = asyncio.current_task()  # an eager task runs before it is returned
-        while self._queue:
+        backlog = self.backlog
+        while first is not None or backlog:
             try:
-                result = self._call(self._take())
+                result: object = first if first is not None else self._call(backlog.take())
+                first = None
                 if iscoroutine(result):
                     await result
             except asyncio.CancelledError:
                 if being_cancelled():
                     raise
-                self._runner.report(RuntimeError("the handler was cancelled by somebody else"), ())
+                self.report(RuntimeError("the handler was cancelled by somebody else"))
             except Exception as exc:
-                self._runner.report(exc, ())
+                self.report(exc)
         self._reported = False
-        if self._error is not None:
-            error, self._error = self._error, None
-            self._runner.report(error, ())
+        if backlog.error is not None:
+            error, backlog.error = backlog.error, None
+            self.report(error)
 
 
 class Subscriptions:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from time import get_clock_info
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from .connection import Connection
 from .errors import InterphoneError
 from .lanes import Arrears, Item, Lane, OwnLane, Parked, PeerLane, Tally
 from .peer import Peer
@@ -25,10 +26,11 @@ from .protocol.wire import Outgoing
 __all__ = ["Traffic"]
 
 LONGEST = 1e9  # seconds of a timeout that a clock can hold
+MAX_KNOWN = 65_536  # lanes of topics that are remembered
 # Seconds a publisher waits for slow subscribers, at most. Where the clock ticks every 16 ms, as on
 # Windows before Python 3.13, a shorter wait would be none.
 STALL = max(0.010, 2 * get_clock_info("monotonic").resolution)
-_OPEN = State.OPEN  # hot path: a member costs 100 ns on Python 3.11
+_OPEN: Final = State.OPEN  # hot path: a member costs 100 ns on Python 3.11
 
 
 class _Plan(NamedTuple):
@@ -49,12 +51,47 @@ class Traffic:
         self.dropped = 0
         self._topics = topics
         self._turn = 0
-        self._stalled: dict[Peer, int] = {}  # who took nothing, until it has taken so much
+        # Who took nothing, until it has taken so much.
+        self._stalled: dict[Connection, int] = {}
+        self._simple: dict[str, list[PeerLane] | None] = {}  # see `_lanes_of`
+        self._changes = 0  # of the topics, as of when that was found out
+        self._known = 0  # lanes in it
 
     # Giving
 
     def spread(self, item: Item, tally: Tally) -> None:
         """Give a publication to every subscription, and to one of each group."""
+        lanes = self._lanes_of(item.topic)
+        if lanes is None:
+            self._spread_by_plan(item, tally)
+            return
+        tally.matched += len(lanes)
+        for lane in lanes:
+            if lane.parked or (lane.allowance is not None and not lane.allowance):
+                self._park(item, [lane], tally)
+            elif self._give(lane, item):
+                tally.took(lane.connection)
+            else:
+                self.drop(tally)
+
+    def _lanes_of(self, topic: str) -> list[PeerLane] | None:
+        """The lanes of a topic if each is the only one of its peer, and in no group; else None.
+
+        Hot path: it is found out once, until anybody subscribes or unsubscribes.
+        """
+        if self._changes != self._topics.changes or self._known > MAX_KNOWN:
+            self._simple.clear()
+            self._changes, self._known = self._topics.changes, 0
+        elif topic in self._simple:
+            return self._simple[topic]
+        matching = self._topics.matching(topic)
+        lanes = [lane for lane in matching if isinstance(lane, PeerLane) and lane.group is None]
+        alone = len(matching) == len(lanes) == len({lane.connection for lane in lanes})
+        self._known += 1 + len(lanes)
+        self._simple[topic] = lanes if alone else None
+        return self._simple[topic]
+
+    def _spread_by_plan(self, item: Item, tally: Tally) -> None:
         plan, groups = _Plan({}, []), dict[str, list[Lane]]()
         copies = plan.copies
         for lane in self._topics.matching(item.topic):
@@ -114,7 +151,7 @@ class Traffic:
         while plan.copies:
             peer, lanes = plan.copies.popitem()
             if self._send(peer, lanes, item):
-                tally.took(peer, len(lanes))
+                tally.took(peer.connection, len(lanes))
                 continue
             refused.update(lanes)
             for lane in lanes:
@@ -135,7 +172,21 @@ class Traffic:
     def _give_now(self, lane: Lane, item: Item) -> bool:
         if isinstance(lane, OwnLane):
             return lane.put(item)
-        return self._send(lane.peer, [lane], item)
+        return self._give(lane, item)
+
+    def _give(self, lane: PeerLane, item: Item) -> bool:
+        """Queue a copy for one subscription of a peer; False if it does not take it."""
+        session = lane.session
+        try:
+            session.deliver(item.body_for(lane))
+        except InterphoneError:  # it is going, or has no form of the value, or none so big
+            return False
+        lane.connection.flush_soon()
+        if session.state is not _OPEN:
+            return False
+        if lane.allowance is not None:
+            lane.allowance.spend(item.size_for(lane))
+        return True
 
     def _send(self, peer: Peer, lanes: list[PeerLane], item: Item) -> bool:
         """Queue one copy for these subscriptions of a peer; False if it does not take it."""
@@ -183,7 +234,7 @@ class Traffic:
             if not self._give_now(lane, parked.item):
                 self._give_to_another(lane, parked)
             else:
-                parked.tally.took(lane.peer if isinstance(lane, PeerLane) else None)
+                parked.tally.took(lane.connection if isinstance(lane, PeerLane) else None)
                 parked.tally.stop_waiting(parked)
             for other in others:
                 self.pump(other)
@@ -227,14 +278,14 @@ class Traffic:
 
     def concluded(self, tally: Tally) -> bool:
         """Whether there is nothing to wait for: everybody took it, and keeps up."""
-        return not tally.pending and not any(peer.connection.blocked for peer in tally.peers)
+        return not (tally.pending or [one for one in tally.connections if one.blocked])
 
     async def conclude(self, tally: Tally, timeout: float | None) -> None:
         """Wait for slow subscribers a moment, for others as long as they and `timeout` say."""
         now = asyncio.get_running_loop().time
         until = now() + timeout if timeout is not None and timeout < LONGEST else None
         try:
-            await self.settle(tally.peers)
+            await self.settle(tally.connections)
             await tally.wait_for_room(None if until is None else max(0.0, until - now()))
             self.give_up(tally)
             await tally.wait_for_departures(None if until is None else max(0.0, until - now()))
@@ -254,28 +305,26 @@ class Traffic:
             for lane in lanes:
                 self.pump(lane)  # what stood behind may be smaller
 
-    async def settle(self, peers: Iterable[Peer]) -> None:
+    async def settle(self, connections: Iterable[Connection]) -> None:
         """Give slow peers up to `STALL` to take what was queued for them."""
-        slow = [peer for peer in peers if peer.connection.blocked]
+        slow = dict.fromkeys(one for one in connections if one.blocked)
         self._stalled = {
-            peer: due
-            for peer, due in self._stalled.items()
-            if peer.connection.blocked and peer.connection.taken < due
+            one: due for one, due in self._stalled.items() if one.blocked and one.taken < due
         }
-        waiting = [peer for peer in slow if peer not in self._stalled]
+        waiting = [one for one in slow if one not in self._stalled]
         if not waiting:
             return
-        before = {peer: peer.connection.taken for peer in waiting}
-        moments = [asyncio.ensure_future(peer.connection.writable()) for peer in waiting]
+        before = {one: one.taken for one in waiting}
+        moments = [asyncio.ensure_future(one.writable()) for one in waiting]
         try:
             await asyncio.wait(moments, timeout=STALL)
         finally:
             for moment in moments:
                 moment.cancel()
-        for peer, taken in before.items():
-            if peer.connection.blocked and peer.connection.taken == taken:
-                self._stalled[peer] = taken + peer.connection.backlog
+        for one, taken in before.items():
+            if one.blocked and one.taken == taken:
+                self._stalled[one] = taken + one.backlog
 
-    def left(self, peer: Peer) -> None:
+    def left(self, connection: Connection) -> None:
         """A peer is gone."""
-        self._stalled.pop(peer, None)
+        self._stalled.pop(connection, None)

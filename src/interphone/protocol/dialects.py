@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -28,7 +28,7 @@ from .payload import (
     lenient_msgpack,
     lenient_msgpack_members,
 )
-from .wire import Body, Bulk, Outgoing
+from .wire import LARGE, Body, Bulk, Outgoing
 
 __all__ = [
     "ClassicJson",
@@ -196,7 +196,7 @@ class ClassicJson(Dialect):
         return value
 
 
-_json_packet = msgspec.json.Decoder(Packet).decode
+_json_packet: Final = msgspec.json.Decoder(Packet).decode
 
 
 def _lenient_packet(body: Body) -> Packet | None:
@@ -324,6 +324,20 @@ class Native(Dialect):
             packet.d = ABSENT
         return packet  # type: ignore[return-value]  # the fields of a Packet, in another order
 
+    def read_message(self, body: Body) -> msgspec.Raw | None:
+        """Return the payload of a small MESSAGE that is nothing else; None: it is for `read`."""
+        size = len(body) - len(_MESSAGE)
+        if size >= LARGE or not isinstance(body, bytes) or not body.startswith(_MESSAGE):
+            return None
+        payload = body[len(_MESSAGE) :]
+        try:
+            raw = _read_one(payload)
+            if size > self._max_depth:  # else it cannot nest deeper
+                check_msgpack_depth(payload, self._max_depth)
+        except (msgspec.MsgspecError, PayloadError, ValueError, RecursionError):
+            return None  # `read` says why
+        return None if payload == UNDEFINED else raw
+
     def packet(
         self,
         kind: int,
@@ -350,8 +364,8 @@ class Native(Dialect):
     def message(self, payload: Outgoing) -> Outgoing:
         """See `Dialect`."""
         if isinstance(payload, Bulk):
-            return Bulk(b"\x93\x01\xc0", payload)
-        return b"\x93\x01\xc0" + payload
+            return Bulk(_MESSAGE, payload)
+        return _MESSAGE + payload
 
     def request(self, payload: Outgoing, nonce: str | int, options: bytes = b"") -> Outgoing:
         """See `Dialect`."""
@@ -380,8 +394,10 @@ class Native(Dialect):
         return msgpack_publication(self.codec, topic, payload)
 
 
-_native_packet = msgspec.msgpack.Decoder(NativePacket, ext_hook=_extension).decode
-_encode_native = msgspec.msgpack.Encoder().encode
+_MESSAGE: Final = b"\x93\x01\xc0"  # what stands before the payload of one
+_read_one: Final = msgspec.msgpack.Decoder(msgspec.Raw).decode
+_native_packet: Final = msgspec.msgpack.Decoder(NativePacket, ext_hook=_extension).decode
+_encode_native: Final = msgspec.msgpack.Encoder().encode
 
 
 @lru_cache(maxsize=64)

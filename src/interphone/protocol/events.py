@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from ..errors import InterphoneError, PayloadError
+from .deliveries import Taker
 from .messages import Goodbye, Hello, Packet, Welcome
 from .payload import Codec
 from .shapes import Marks, Posting, Terms
@@ -81,7 +82,7 @@ class Reactions(NamedTuple):
     subscribe: Callable[[Nonce, list[str], Terms], None]
     unsubscribe: Callable[[Nonce, list[str], Terms], None]
     publish: Callable[[Nonce, str, msgspec.Raw, msgspec.Raw, Posting], None]
-    publication: Callable[[str, msgspec.Raw, Marks], None]
+    publication: Callable[[str, msgspec.Raw, Marks], Taker | None]
     goodbye: Callable[[Goodbye], None]
     unreadable: Callable[[InterphoneError], None]
     violated: Callable[[InterphoneError], None]

@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -44,7 +44,7 @@ __all__ = [
 ABSENT = msgspec.Raw()
 """The payload that is not there: JavaScript's undefined. Python sees None."""
 
-UNDEFINED = b"\xd4\x00\x00"  # how msgpackr writes undefined
+UNDEFINED: Final = b"\xd4\x00\x00"  # how msgpackr writes undefined
 
 Bytes: TypeAlias = bytes | bytearray | memoryview | msgspec.Raw
 
@@ -164,12 +164,12 @@ def plain(value: object) -> object:
     raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
 
 
-_encode_json = msgspec.json.Encoder(enc_hook=plain).encode
-_json_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_json_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode_json: Final = msgspec.json.Encoder(enc_hook=plain).encode
+_json_items: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_json_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-_decode_json = msgspec.json.Decoder().decode
+_decode_json: Final = msgspec.json.Decoder().decode
 
 
 @lru_cache(maxsize=1024)
@@ -338,9 +338,9 @@ class MessagePack:
             check_msgpack_depth(raw, self.max_depth)
 
 
-_encode_msgpack = msgspec.msgpack.Encoder(enc_hook=plain).encode
-_msgpack_items = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
-_msgpack_members = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
+_encode_msgpack: Final = msgspec.msgpack.Encoder(enc_hook=plain).encode
+_msgpack_items: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_msgpack_members: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 
 
 @lru_cache(maxsize=1024)
@@ -354,7 +354,7 @@ def _extension(code: int, data: memoryview) -> Any:
     raise ValueError(f"unknown MessagePack extension {code}")
 
 
-_decode_msgpack = msgspec.msgpack.Decoder(ext_hook=_extension).decode
+_decode_msgpack: Final = msgspec.msgpack.Decoder(ext_hook=_extension).decode
 
 
 def _for_node(value: object) -> Any:

@@ -28,8 +28,8 @@ exchange, and nothing is ever sniffed from a payload of one of us.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any, TypeVar
+from functools import lru_cache, partial
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -50,7 +50,8 @@ from ..limits import Limits
 from . import handshake, upgrade
 from .credit import Guests
 from .deflate import Deflate
-from .dialects import Dialect, dialect_of
+from .deliveries import Deliveries, delivery
+from .dialects import Dialect, Native, dialect_of
 from .events import (
     NO_OPTIONS,
     Counts,
@@ -134,7 +135,14 @@ _LENDING = frozenset({MESSAGE, REQUEST, RESPONSE})  # what may lend something
 FREE = frozenset({"sub", "unsub", "forget"})  # kinds of requests, answered at once, without credit
 
 # Hot path: looking a member up costs 100 ns on Python 3.11.
-_OPEN, _DRAINING, _CLOSED = State.OPEN, State.DRAINING, State.CLOSED
+_OPEN: Final = State.OPEN
+_DRAINING: Final = State.DRAINING
+_CLOSED: Final = State.CLOSED
+
+
+@lru_cache
+def _flavour(dialect: type[Dialect], interphone: bool) -> object:
+    return dialect, interphone
 
 
 class Session:
@@ -154,7 +162,7 @@ class Session:
         memory: What it shares, once the driver knows the other end; None: nothing.
         nudge: What to write after a burst, if the other end is one that may miss its last byte.
         topics: Topics this end is subscribed to at the other.
-        flavour: Two sessions of one flavour write a publication in the same bytes.
+        flavour: Two sessions of one flavour, one object, write a publication in the same bytes.
         goodbye: The END that came, if one did.
         error: Why the connection ended, once it did.
         next_tick: When `tick` has something to do, in the driver's clock; None: never.
@@ -163,6 +171,7 @@ class Session:
     __slots__ = (
         "_compress",
         "_deflate",
+        "_deliveries",
         "_dialect",
         "_dialects",
         "_guests",
@@ -174,6 +183,7 @@ class Session:
         "_legal",
         "_lent_to",
         "_messagepack",
+        "_native",
         "_opening",
         "_pool",
         "_put",
@@ -254,8 +264,10 @@ class Session:
         self._heartbeat = Heartbeat(heartbeat, now)
         self._wire = Wire(limit=self.limits.max_handshake_frame)
         self._dialect: Dialect = dialect_of(False, False, True, self.limits.max_depth)
-        self.flavour: tuple[type, bool] = type(self._dialect), False
+        self.flavour: object = _flavour(type(self._dialect), False)
         self._deflate: Deflate | None = None
+        self._deliveries: Deliveries | None = None
+        self._native: Native | None = None
         self._put = self._wire.put
         self._read: Callable[[Body], Packet | None] = self._dialect.read
         self.codec: Any = self._dialect.codec
@@ -368,6 +380,15 @@ class Session:
         return rest
 
     def _take_frame(self, body: Body) -> None:
+        deliveries = self._deliveries
+        if deliveries is not None and deliveries.take(body, self._react):
+            return
+        native = self._native
+        if native is not None:
+            raw = native.read_message(body)
+            if raw is not None:
+                self._react.message(raw)
+                return
         try:
             if self._deflate is not None:
                 body = self._deflate.inflate(body, self._wire.limit)
@@ -427,6 +448,7 @@ class Session:
         if state is State.CLOSING:
             self.nudge = b""
         self._legal = _REACTIONS[state]
+        self._find_shortcuts()
 
     # Opening
 
@@ -576,7 +598,7 @@ class Session:
         self._dialect = dialect_of(self.native, self._messagepack, lenient, depth)
         self._read = self._dialect.read
         self.codec = self.values = self._dialect.codec
-        self.flavour = type(self._dialect), self.interphone
+        self.flavour = _flavour(type(self._dialect), self.interphone)
         if self.native and POOL in self.can and self.memory is not None:
             limits = self.limits
             self.values = self._pool = PooledCodec(
@@ -585,6 +607,20 @@ class Session:
         if self._compress:
             self._deflate = Deflate()
             self._put = self._put_deflated
+        self._find_shortcuts()
+
+    def _find_shortcuts(self) -> None:
+        """Find out what need not be read as any packet: where nobody watches, and nothing is lent.
+
+        Hot path: it is done whenever one of these changes, and not for each message.
+        """
+        dialect = self._dialect
+        self._native = self._deliveries = None
+        if self.state is _OPEN and self._watch is None and isinstance(dialect, Native):
+            if not self._lent_to:
+                self._native = dialect
+            if self.role == "client" and "topics" in self.can:
+                self._deliveries = Deliveries(self.codec)
 
     # Being looked at
 
@@ -597,6 +633,7 @@ class Session:
         read = self._dialect.read
         put = self._wire.put if self._deflate is None else self._put_deflated
         self._watch = watch
+        self._find_shortcuts()
         self._read = self._reader()
         self._put = put if watch is None else partial(self._put_watched, put, read, watch)
 
@@ -681,6 +718,7 @@ class Session:
         mapped = self._pool.on_lend(packet.d)
         self._lent_to = mapped > 0
         self._read = self._reader()
+        self._find_shortcuts()
         self._put_piece(BORROW, self.codec.encode(mapped), None)
 
     def _on_borrow(self, packet: Packet) -> None:
@@ -712,7 +750,9 @@ class Session:
         if shape is None or marks is None:
             self.counts.unknown += 1
         else:
-            self._react.publication(*shape, marks)
+            take = self._react.publication(*shape, marks)
+            if self._deliveries is not None and shape.value and packet.o:
+                self._deliveries.note(shape.topic, marks, packet.o, take)
 
     def _on_request(self, packet: Packet) -> None:
         nonce, kind = packet.n, packet.k
@@ -1154,6 +1194,8 @@ class Session:
         `whole` is the object a Node publisher sent: Node subscribers get all its keys.
         Only an end that can do "topics" may be sent `marks`.
         """
+        if self.native and payload:
+            return delivery(self.codec, topic, bytes(payload), marks)
         value = (
             self._dialect.publication(topic, payload) if whole is None or self.interphone else whole
         )
@@ -1170,7 +1212,8 @@ class Session:
 
     def deliver(self, body: Outgoing) -> None:
         """Queue a body that `publication` or `message_body` made, for a session of its flavour."""
-        self._require_open()
+        if self.state is not _OPEN:
+            self._require_open()
         self._put(body)
 
     def respond(self, nonce: Nonce, payload: Outgoing) -> None:

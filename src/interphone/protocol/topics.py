@@ -178,6 +178,7 @@ class Topics(Generic[S]):
 
     Attributes:
         total: Subscriptions in all.
+        changes: How often anybody subscribed or unsubscribed.
     """
 
     def __init__(self) -> None:
@@ -185,7 +186,7 @@ class Topics(Generic[S]):
         self._exact: dict[str, dict[S, None]] = {}
         self._patterns: _Node[S] = _Node()
         self._topics: dict[S, dict[str, None]] = {}
-        self.total = 0
+        self.total = self.changes = 0
 
     def add(self, subscriber: S, topic: str, *, exact: bool = False) -> bool:
         """Subscribe; False if that was so already. `exact` takes stars for plain stars."""
@@ -195,6 +196,7 @@ class Topics(Generic[S]):
         holders[subscriber] = None
         self._topics.setdefault(subscriber, {})[topic] = None
         self.total += 1
+        self.changes += 1
         if exact or not is_pattern(topic):
             self._exact.setdefault(topic, {})[subscriber] = None
         else:
@@ -216,6 +218,7 @@ class Topics(Generic[S]):
         _discard(self._holders, topic, subscriber)
         _discard(self._topics, subscriber, topic)
         self.total -= 1
+        self.changes += 1
         if subscriber in self._exact.get(topic, ()):
             _discard(self._exact, topic, subscriber)
         else:
