@@ -38,6 +38,9 @@ COMPILED = [
     "protocol/allowance.py",
     "protocol/topics.py",
     "connection.py",
+    "deadlines.py",
+    "asker.py",
+    "prompt.py",
     "lanes.py",
     "traffic.py",
 ]

@@ -42,6 +42,8 @@ LAYERS = [
         "stream",
         "subscription",
         "calls",
+        "prompt",
+        "asker",
         "asking",
         "inbox",
         "peer",

@@ -23,10 +23,11 @@ from .calls import Calls, NotTaken, Prepared, Report
 from .connection import Connection
 from .deadlines import set_deadline
 from .errors import ConnectionLost, MessageTooBig, PayloadError
-from .handlers import PASS, Handler, Handlers, set_handling
+from .handlers import PASS, Handlers, set_handling
 from .host import HostBusy
+from .prompt import Prompt
 from .protocol.events import Nonce, Options
-from .protocol.messages import Failure, failure_of
+from .protocol.messages import Failure
 from .protocol.payload import ABSENT, Codec
 from .protocol.session import Session
 from .protocol.shapes import Envelope, cancelled, enveloped
@@ -51,6 +52,7 @@ class Inbox:
 
     Attributes:
         calls: Its calls of methods.
+        prompt: What of its requests is answered at once.
         inflight: Its requests and messages that are being handled or wait for it.
         unheard: Messages that came when nobody listened.
     """
@@ -73,6 +75,17 @@ class Inbox:
         self._report = report
         self._raised = raised
         self._connection: Connection | None = None
+        self.prompt = Prompt(
+            session,
+            handlers,
+            told,
+            request=self.on_request,
+            call=self.on_call,
+            ask=self._ask_later,
+            later=self._answer_later,
+            explain=self._explain,
+            fail=self.fail,
+        )
         self._uncredited = 0  # under way without having been counted before it was sent
         self._held = 0  # bytes under way
         self._answers: dict[asyncio.Task[None], tuple[Nonce, Envelope | None]] = {}
@@ -95,6 +108,7 @@ class Inbox:
         """Work for this connection; it is made after the inbox."""
         self._connection = connection
         self.calls.attach(connection)
+        self.prompt.attach(connection)
 
     # Waiting: for handlers to be registered, or for the end of a pause
 
@@ -106,10 +120,12 @@ class Inbox:
     def defer(self, why: str) -> None:
         """Keep what comes until every reason is taken back by `release`."""
         self._deferring |= {why}
+        self.prompt.deferring = True
 
     def release(self, why: str) -> None:
         """Take one reason back; after the last one handle what was kept, in order."""
         self._deferring = self._deferring - {why} or _NO_REASON
+        self.prompt.deferring = bool(self._deferring)
         while self._deferred and not self._deferring:  # a handler may pause again
             deferred = self._deferred.popleft()
             self._let_go(deferred.raw, credited=deferred.credited)
@@ -220,19 +236,21 @@ class Inbox:
     # Requests
 
     def on_request(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
-        """Have a request answered."""
+        """Have a request answered that could not be at once; see `prompt`."""
         chain = self._handlers.on_request.handlers
         if self._deferring:
-            self._defer_asked(self.on_request, nonce, raw, options)
+            self._defer_asked(self.prompt.on_request, nonce, raw, options)
         elif self._takes_envelopes and (envelope := enveloped(self._codec, raw)):
             self._run_method(nonce, raw, None, envelope, self.calls.prepare_envelope, envelope)
-        elif not (chain and chain[0].inline and self._answer_inline(nonce, raw, chain[0])):
-            self._answer_later(nonce, raw, self._ask_handlers(raw), options.deadline)
+        elif chain and chain[0].inline:
+            self.prompt.answer(nonce, raw, options, chain[0].function)
+        else:
+            self._ask_later(nonce, raw, options)
 
     def on_call(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
-        """Have a method answer."""
+        """Have a method answer that could not at once; see `prompt`."""
         if self._deferring:
-            self._defer_asked(self.on_call, nonce, raw, options)
+            self._defer_asked(self.prompt.on_call, nonce, raw, options)
         else:
             prepare = self.calls.prepare
             self._run_method(nonce, raw, options.deadline, None, prepare, nonce, raw, options)
@@ -316,22 +334,13 @@ class Inbox:
                 task.cancel()
                 return
 
-    def _answer_inline(self, nonce: Nonce, raw: msgspec.Raw, handler: Handler) -> bool:
-        """Ask the first handler without a task; False if its payload cannot be decoded."""
-        try:
-            data = self._session.values.decode(raw) if raw else None
-        except PayloadError:
-            return False  # the long way says why
-        try:
-            result = handler.function(*self._told, data)
-        except BaseException as exc:
-            self._explain(nonce, exc)
-            return True
-        if result is PASS or iscoroutine(result):
-            self._answer_later(nonce, raw, self._ask_handlers(raw, result), None, loose=result)
-        else:
-            self.respond(nonce, result)
-        return True
+    def _ask_later(
+        self, nonce: Nonce, raw: msgspec.Raw, options: Options, first: object = None
+    ) -> None:
+        """Ask the handlers in a task; `first` is what the first one returned, if it was asked."""
+        deadline = options.deadline if first is None else None
+        work = self._ask_handlers(raw, first)
+        self._answer_later(nonce, raw, work, deadline, loose=first)
 
     def _answer_later(
         self,
@@ -428,13 +437,7 @@ class Inbox:
 
     def respond(self, nonce: Nonce, result: object) -> None:
         """Answer a request."""
-        session = self._session
-        try:
-            session.respond(nonce, session.values.pack(result))
-        except (PayloadError, MessageTooBig) as exc:
-            self.fail(nonce, failure_of(exc), exc)
-        else:
-            self._flush()
+        self.prompt.respond(nonce, result)
 
     def _explain(
         self, nonce: Nonce, error: BaseException, envelope: Envelope | None = None
