@@ -10,7 +10,9 @@ One does so only while it pays, which `Pace` finds out:
 - the last messages came within `QUICK` of each other: one each millisecond gains nothing;
 - something comes while one stays awake: a few times in vain, and there is a rest, twice as
   long each time;
-- nobody else wants the core: if somebody works on it when it is offered, there is a rest, too.
+- nobody else wants the core: if somebody works on it when it is offered, there is a rest, too;
+- the other end is on another core: if it is this very one that it answers on, each time that it is
+  offered, then this one does not idle, and to wait is as quick, without all the turning.
 
 Where a core cannot be offered (there is no ``sched_yield``), nobody stays awake.
 """
@@ -35,6 +37,8 @@ SPAN = 80e-6  # seconds that one stays awake after a message
 LONG_SPAN = 400e-6  # the same for latency="low"
 QUICK = 300e-6  # seconds between two messages that come in quick succession
 ENOUGH = 8  # of them in a row, and it begins
+USED = 4e-6  # seconds an offered core is gone, and somebody did something on it
+BESIDE = 8  # times in a row that what came was done there, and there is a rest
 TAKEN = 200e-6  # seconds an offered core is gone, and somebody computes on it
 IN_VAIN = 3  # times that nothing came before there is a rest
 REST = 0.01, 1.0  # seconds of a rest: at first, and at most
@@ -74,6 +78,8 @@ class Pace:
         self._came = 0.0
         self._quick = 0  # messages in quick succession
         self._in_vain = 0
+        self._used = False  # the core, when it was offered last
+        self._beside = 0  # times that something came from there
         self._paid = 0  # since the last rest
         self._rest = REST[0]
         self._rested = 0.0  # when the rest is over
@@ -96,9 +102,15 @@ class Pace:
         self._paid += 1
         if self._paid == PROVEN:
             self._rest = REST[0]
+        self._beside = self._beside + 1 if self._used else 0
+        self._used = False
+        if self._beside >= BESIDE and not self._eager:
+            self._have_a_rest(self._came)
 
     def goes_on(self, until: float) -> bool:
         """Offer the core; return whether to stay awake."""
+        if not self.pays:
+            return False
         now = self._clock()
         if now >= until:
             self._in_vain += 1
@@ -107,6 +119,7 @@ class Pace:
             return False
         self._offer()
         after = self._clock()
+        self._used = after - now > USED
         if after - now > TAKEN and not self._eager:
             self._have_a_rest(after)
             return False
@@ -114,7 +127,7 @@ class Pace:
 
     def _have_a_rest(self, now: float) -> None:
         self.pays = False
-        self._in_vain = self._paid = 0
+        self._in_vain = self._paid = self._beside = 0
         self._rested = now + self._rest
         self._rest = min(2 * self._rest, REST[1])
 
