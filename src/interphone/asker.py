@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from .connection import Connection
 from .deadlines import shrunk
@@ -22,7 +22,9 @@ __all__ = ["Asked", "Asker", "settle"]
 Asked = tuple[Any, Nonce]
 """The future of an answer, and the nonce of what it answers."""
 
-PLAIN = frozenset(("named", "returns", "timeout"))  # what may be said of a call with one answer
+PLAIN: Final = frozenset(
+    ("named", "returns", "timeout")
+)  # what may be said of a call with one answer
 
 
 class Asker:

@@ -17,7 +17,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
 from .awake import Awake
@@ -37,9 +37,9 @@ from .transports import hung_up, same_owner, shared_memory
 
 __all__ = ["Connection"]
 
-FLUSH_AT = 2048
+FLUSH_AT: Final = 2048
 BUFFER = 64 * 1024
-LARGE_READ = 4096  # bytes read at once after which a look at what they begin is worth it
+LARGE_READ: Final = 4096  # bytes read at once after which a look at what they begin is worth it
 NUDGE = 0.05  # seconds of quiet after which @isdk/ipc-server is sent a byte more (wire.md, 9)
 NEWS = 0.001  # seconds after which the other end is told what of its pool is free, at the latest
 LOOK = 0.0005, 0.02  # seconds between two looks at what has left: at first, and at most
@@ -55,9 +55,9 @@ def _buffer_of(loop: asyncio.AbstractEventLoop) -> memoryview:
     return _buffers[loop]
 
 
-_NONE: deque[Any] = deque()  # until there is one; an empty one weighs 624 bytes
-_NO_REASON: frozenset[str] = frozenset()
-_CLOSED = State.CLOSED  # hot path: looking a member up costs 100 ns on Python 3.11
+_NONE: Final[deque[Any]] = deque()  # until there is one; an empty one weighs 624 bytes
+_NO_REASON: Final[frozenset[str]] = frozenset()
+_CLOSED: Final = State.CLOSED  # hot path: looking a member up costs 100 ns on Python 3.11
 
 
 class Connection(asyncio.BufferedProtocol):

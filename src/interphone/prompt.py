@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import CoroutineType
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -20,6 +20,11 @@ from .protocol.messages import Asked, Failure, failure_of
 from .protocol.session import Session
 
 __all__ = ["Prompt"]
+
+# Hot path: what is Final here need not be looked up by what is compiled.
+_PASS: Final = PASS
+_COROUTINE: Final = CoroutineType
+_ASKED: Final = Asked
 
 
 class Prompt:
@@ -51,6 +56,7 @@ class Prompt:
         "_request",
         "_running",
         "_session",
+        "_tells",
         "_told",
         "deferring",
     )
@@ -74,7 +80,8 @@ class Prompt:
         self._chain: Any = handlers.on_request
         self._methods: Any = handlers.methods
         self._running = handlers.running
-        self._told = told
+        self._tells = bool(told)
+        self._told = told[0] if told else None
         self._request = request
         self._call = call
         self._ask = ask
@@ -110,11 +117,11 @@ class Prompt:
             self._ask(nonce, raw, options, None)  # that says why
             return
         try:
-            result = function(*self._told, data)
+            result = function(self._told, data) if self._tells else function(data)
         except BaseException as exc:
             self._explain(nonce, exc)
             return
-        if result is PASS or isinstance(result, CoroutineType):
+        if result is _PASS or isinstance(result, _COROUTINE):
             self._ask(nonce, raw, options, result)
         else:
             self.respond(nonce, result)
@@ -128,7 +135,7 @@ class Prompt:
         """Run a method that never waits; False, and nothing has been done, if it is none."""
         values = self._session.values
         try:
-            asked: Any = values.decode(raw, Asked)
+            asked: Any = values.decode(raw, _ASKED)
             name: str = asked.method
             if name in self._handlers.builtins:
                 return False
@@ -153,7 +160,7 @@ class Prompt:
             self._explain(nonce, exc)
             return True
         running[name] -= 1
-        if isinstance(result, CoroutineType):
+        if isinstance(result, _COROUTINE):
             self._later(nonce, raw, result, options.deadline)
         else:
             self.respond(nonce, result)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -196,7 +196,7 @@ class ClassicJson(Dialect):
         return value
 
 
-_json_packet = msgspec.json.Decoder(Packet).decode
+_json_packet: Final = msgspec.json.Decoder(Packet).decode
 
 
 def _lenient_packet(body: Body) -> Packet | None:
@@ -301,7 +301,7 @@ def _extension(code: int, data: memoryview) -> Any:
     return None  # only in `n`, `k` and `e`; what stands in `d` is decoded by its codec
 
 
-_msgpack_packet = msgspec.msgpack.Decoder(Packet, ext_hook=_extension).decode
+_msgpack_packet: Final = msgspec.msgpack.Decoder(Packet, ext_hook=_extension).decode
 
 
 class Native(Dialect):
@@ -380,8 +380,8 @@ class Native(Dialect):
         return msgpack_publication(self.codec, topic, payload)
 
 
-_native_packet = msgspec.msgpack.Decoder(NativePacket, ext_hook=_extension).decode
-_encode_native = msgspec.msgpack.Encoder().encode
+_native_packet: Final = msgspec.msgpack.Decoder(NativePacket, ext_hook=_extension).decode
+_encode_native: Final = msgspec.msgpack.Encoder().encode
 
 
 @lru_cache(maxsize=64)

@@ -17,7 +17,7 @@ import re
 import struct
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -41,10 +41,10 @@ __all__ = [
     "result_of",
 ]
 
-ABSENT = msgspec.Raw()
+ABSENT: Final = msgspec.Raw()
 """The payload that is not there: JavaScript's undefined. Python sees None."""
 
-UNDEFINED = b"\xd4\x00\x00"  # how msgpackr writes undefined
+UNDEFINED: Final = b"\xd4\x00\x00"  # how msgpackr writes undefined
 
 Bytes: TypeAlias = bytes | bytearray | memoryview | msgspec.Raw
 
@@ -150,11 +150,11 @@ def plain(value: object) -> object:
     raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
 
 
-_encode_json = msgspec.json.Encoder(enc_hook=plain).encode
-_json_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode_json: Final = msgspec.json.Encoder(enc_hook=plain).encode
+_json_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-_decode_json = msgspec.json.Decoder().decode
+_decode_json: Final = msgspec.json.Decoder().decode
 
 
 @lru_cache(maxsize=1024)
@@ -304,8 +304,8 @@ class MessagePack:
             check_msgpack_depth(raw, self.max_depth)
 
 
-_encode_msgpack = msgspec.msgpack.Encoder(enc_hook=plain).encode
-_msgpack_members = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
+_encode_msgpack: Final = msgspec.msgpack.Encoder(enc_hook=plain).encode
+_msgpack_members: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 
 
 @lru_cache(maxsize=1024)
@@ -319,7 +319,7 @@ def _extension(code: int, data: memoryview) -> Any:
     raise ValueError(f"unknown MessagePack extension {code}")
 
 
-_decode_msgpack = msgspec.msgpack.Decoder(ext_hook=_extension).decode
+_decode_msgpack: Final = msgspec.msgpack.Decoder(ext_hook=_extension).decode
 
 
 def _for_node(value: object) -> Any:

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -127,13 +127,17 @@ PREAMBLE = b"IPC"
 ORPHAN = "closing orphaned connection"  # net-ipc's words for a connection that never opened
 PADDING = b'\x87{"t":7}'  # a packet of no known type
 MAX_UNREADABLE = 16  # bodies in a row that are no packet
-MAX_KEPT = 64  # bytes of options that are remembered
+MAX_KEPT: Final = 64  # bytes of options that are remembered
 
-_LENDING = frozenset({MESSAGE, REQUEST, RESPONSE})  # what may lend something
-FREE = frozenset({"sub", "unsub", "forget"})  # kinds of requests, answered at once, without credit
+_LENDING: Final = frozenset({MESSAGE, REQUEST, RESPONSE})  # what may lend something
+FREE: Final = frozenset(
+    {"sub", "unsub", "forget"}
+)  # kinds of requests, answered at once, without credit
 
 # Hot path: looking a member up costs 100 ns on Python 3.11.
-_OPEN, _DRAINING, _CLOSED = State.OPEN, State.DRAINING, State.CLOSED
+_OPEN: Final = State.OPEN
+_DRAINING: Final = State.DRAINING
+_CLOSED: Final = State.CLOSED
 
 
 class Session:
@@ -1363,7 +1367,7 @@ class Session:
             react.failed(entry.token, failed)
 
 
-_EVERY: dict[int, Callable[[Session, Packet], None]] = {
+_EVERY: Final[dict[int, Callable[[Session, Packet], None]]] = {
     CONNECTION: Session._on_connection,
     MESSAGE: Session._on_message,
     REQUEST: Session._on_request,

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Final
 
 from ..errors import MessageTooBig, RemoteProtocolError
 
 __all__ = ["LARGE", "MAX_TAG", "Body", "Bulk", "Outgoing", "Wire", "tag"]
 
-LARGE = 32 * 1024  # bytes of a body that is copied as little as can be
+LARGE: Final = 32 * 1024  # bytes of a body that is copied as little as can be
 ROOM = 64 * 1024, 1024 * 1024  # bytes of a large body that may be received at once
 _ZEROS = bytes(ROOM[1])
 MAX_SPARE = 4 * 1024 * 1024
 _spares: list[bytearray] = []  # at most one: fresh memory costs more than what is received into it
-MAX_TAG = 5  # digits: enough for 2**31 - 1, the largest the Node packages can write
-_SHORT_TAGS = 1024  # made once, for the small; it takes half a millisecond
+MAX_TAG: Final = 5  # digits: enough for 2**31 - 1, the largest the Node packages can write
+_SHORT_TAGS: Final = 1024  # made once, for the small; it takes half a millisecond
 
 
 def tag(size: int) -> bytes:
@@ -59,7 +60,7 @@ class Bulk:
 
 Outgoing = bytes | Bulk
 
-_TAGS = [tag(size) for size in range(_SHORT_TAGS)]
+_TAGS: Final = [tag(size) for size in range(_SHORT_TAGS)]
 
 
 class Wire:
