@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from .connection import Connection
-from .deadlines import shrunk
+from .deadlines import deadline, shrunk
 from .errors import RemoteError, Unsupported
 from .limits import DEFAULT_TIMEOUT
 from .protocol.events import Nonce
@@ -55,7 +55,8 @@ class Asker:
         session, connection = self._session, self._connection
         if session.isdk or connection.crowded():
             return None
-        timeout = shrunk(timeout)
+        if deadline.get() is not None:
+            timeout = shrunk(timeout)
         connection.check_caller()
         payload = session.values.pack(data)
         answer = self._create_future()
@@ -65,7 +66,9 @@ class Asker:
             session.take_back(payload)
             raise
         connection.flush_soon()
-        connection.arm()
+        due = session.next_tick
+        if due is not None and due < connection.armed:
+            connection.arm()
         return answer, nonce
 
     def call(self, method: object, params: object, said: dict[str, Any]) -> Asked | None:
@@ -73,7 +76,9 @@ class Asker:
         session, connection = self._session, self._connection
         if type(method) is not str or not PLAIN.issuperset(said) or connection.crowded():
             return None
-        timeout = shrunk(said.get("timeout", DEFAULT_TIMEOUT))
+        timeout = said.get("timeout", DEFAULT_TIMEOUT)
+        if deadline.get() is not None:
+            timeout = shrunk(timeout)
         payload = self.call_payload(session.values, method, params, said.get("named"))
         answer = self._create_future()
         try:
@@ -82,7 +87,9 @@ class Asker:
             session.take_back(payload)
             raise
         connection.flush_soon()
-        connection.arm()
+        due = session.next_tick
+        if due is not None and due < connection.armed:
+            connection.arm()
         return answer, nonce
 
     def call_payload(self, codec: Any, method: str, params: object, named: object) -> Any:

@@ -17,6 +17,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
@@ -64,6 +65,7 @@ class Connection(asyncio.BufferedProtocol):
     """One transport's life.
 
     Attributes:
+        armed: When the session is told the time; there is nothing to do until then.
         blocked: Whether a sender must wait for `writable`.
         credentials: Who is at the other end, as the kernel tells; None where it does not.
         same_owner: Whether that certainly is the user of this process.
@@ -99,11 +101,11 @@ class Connection(asyncio.BufferedProtocol):
         "_stall_timer",
         "_stopped",
         "_timer",
-        "_timer_due",
         "_transport",
         "_waiters",
         "_watch_timer",
         "_written",
+        "armed",
         "awake",
         "blocked",
         "closed",
@@ -137,7 +139,6 @@ class Connection(asyncio.BufferedProtocol):
         self._kept = 0  # bytes of streams that nobody has taken
         self._resuming = False
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_due = 0.0
         self._end_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._watch_timer: asyncio.TimerHandle | None = None
@@ -152,6 +153,7 @@ class Connection(asyncio.BufferedProtocol):
         self._waiters: deque[asyncio.Future[None]] = _NONE
         self._departures: deque[tuple[int, asyncio.Future[bool]]] = _NONE
         self._look_timer: asyncio.TimerHandle | None = None
+        self.armed = inf
         self.blocked = False
         self.awake: Awake | None = None
         self.credentials: Any = None
@@ -232,6 +234,7 @@ class Connection(asyncio.BufferedProtocol):
                 timer.cancel()
         self._settle_departures(left=exc is None)
         self._timer = self._end_timer = self._stall_timer = self._watch_timer = None
+        self.armed = inf
         session.lose(error, self._react)
         if session.memory is not None:
             session.memory.tell = None
@@ -252,7 +255,7 @@ class Connection(asyncio.BufferedProtocol):
         if session.queued and not self._corked:
             self._write()
         due = session.next_tick
-        if due is not None and (self._timer is None or due < self._timer_due):
+        if due is not None and due < self.armed:
             self.arm()
         if session.state is _CLOSED:
             self._finish()
@@ -570,14 +573,14 @@ class Connection(asyncio.BufferedProtocol):
         if due is None or self.closed.done():
             return
         if self._timer is not None:
-            if self._timer_due <= due:  # uvloop's handles do not always tell
+            if self.armed <= due:  # uvloop's handles do not always tell
                 return
             self._timer.cancel()
-        self._timer_due = due
+        self.armed = due
         self._timer = self._loop.call_at(due, self._tick)
 
     def _tick(self) -> None:
-        self._timer = None
+        self._timer, self.armed = None, inf
         try:
             self._session.tick(self._loop.time(), self._react)
         except Exception as exc:

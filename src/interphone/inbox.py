@@ -79,6 +79,7 @@ class Inbox:
             session,
             handlers,
             told,
+            envelope=self._on_envelope,
             request=self.on_request,
             call=self.on_call,
             ask=self._ask_later,
@@ -237,15 +238,18 @@ class Inbox:
 
     def on_request(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
         """Have a request answered that could not be at once; see `prompt`."""
-        chain = self._handlers.on_request.handlers
         if self._deferring:
             self._defer_asked(self.prompt.on_request, nonce, raw, options)
-        elif self._takes_envelopes and (envelope := enveloped(self._codec, raw)):
-            self._run_method(nonce, raw, None, envelope, self.calls.prepare_envelope, envelope)
-        elif chain and chain[0].inline:
-            self.prompt.answer(nonce, raw, options, chain[0].function)
-        else:
+        elif not self._on_envelope(nonce, raw):
             self._ask_later(nonce, raw, options)
+
+    def _on_envelope(self, nonce: Nonce, raw: msgspec.Raw) -> bool:
+        """Have a method answer that a Node program calls; False if it does not."""
+        envelope = enveloped(self._codec, raw) if self._takes_envelopes else None
+        if envelope is None:
+            return False
+        self._run_method(nonce, raw, None, envelope, self.calls.prepare_envelope, envelope)
+        return True
 
     def on_call(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
         """Have a method answer that could not at once; see `prompt`."""

@@ -32,6 +32,7 @@ class Prompt:
 
     Args:
         told: What every handler of requests is told besides the value: its peer, or nothing.
+        envelope: Takes what may be a call of a Node program; tells whether it was one.
         request: The long way of a request.
         call: The same of a call.
         ask: Answers with what the handlers will say, the first of which has returned this.
@@ -48,6 +49,7 @@ class Prompt:
         "_call",
         "_chain",
         "_connection",
+        "_envelope",
         "_explain",
         "_fail",
         "_handlers",
@@ -67,6 +69,7 @@ class Prompt:
         handlers: Handlers,
         told: tuple[object, ...],
         *,
+        envelope: Callable[[Nonce, msgspec.Raw], bool],
         request: Callable[[Nonce, msgspec.Raw, Options], None],
         call: Callable[[Nonce, msgspec.Raw, Options], None],
         ask: Callable[[Nonce, msgspec.Raw, Options, object], None],
@@ -82,6 +85,7 @@ class Prompt:
         self._running = handlers.running
         self._tells = bool(told)
         self._told = told[0] if told else None
+        self._envelope = envelope
         self._request = request
         self._call = call
         self._ask = ask
@@ -97,20 +101,12 @@ class Prompt:
     def on_request(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
         """Have a request answered."""
         handlers = self._chain.handlers
-        if (
-            self.deferring
-            or not handlers
-            or not handlers[0].inline
-            or not (self._session.interphone or not self._methods)  # it may be an envelope
-        ):
+        if self.deferring or not handlers or not handlers[0].inline:
             self._request(nonce, raw, options)
-        else:
-            self.answer(nonce, raw, options, handlers[0].function)
-
-    def answer(
-        self, nonce: Nonce, raw: msgspec.Raw, options: Options, function: Callable[..., object]
-    ) -> None:
-        """Ask the function of the first handler without a task."""
+            return
+        if not self._session.interphone and self._envelope(nonce, raw):
+            return
+        function = handlers[0].function
         try:
             data = self._session.values.decode(raw) if raw else None
         except PayloadError:

@@ -136,8 +136,11 @@ class Questions:
         """
         if type(nonce) is not self.kind:  # Node may echo anything
             return None
-        if answer == RESPONSE and nonce in self._under_way:
-            self._bytes -= self._under_way.pop(nonce)
+        if answer == RESPONSE:
+            size = self._under_way.get(nonce)
+            if size is not None:
+                del self._under_way[nonce]
+                self._bytes -= size
         entry = self.pending.get(nonce)
         if entry is None or entry.answer != answer:
             return None

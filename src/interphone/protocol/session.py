@@ -727,7 +727,11 @@ class Session:
         if self.state is _DRAINING:
             self.fail(nonce, Failure("closing", "the peer is closing"))
         elif self.interphone and kind is None:
-            self._react.request(nonce, packet.d, self._read_options(packet.o))
+            shown = packet.o
+            known = shown == self._shown_last  # what is said is nearly always what was said before
+            self._react.request(
+                nonce, packet.d, self._read_last if known else self._read_options(shown)
+            )
         elif self.interphone and kind == "call":
             self._react.call(nonce, packet.d, self._read_options(packet.o))
         elif self.role == "server" and self._on_subscription(packet):
@@ -738,7 +742,7 @@ class Session:
             self._react.request(nonce, packet.d, Options())
 
     def _read_options(self, shown: msgspec.Raw) -> Options:
-        """Read what the asker says of a request, which is nearly always what it said before."""
+        """Read what the asker says of a request, if it is not what was said before."""
         if shown != self._shown_last:
             options = read_options(self.codec, shown)
             if len(shown) > MAX_KEPT:
