@@ -8,6 +8,7 @@ Writes are corked. The first message of a turn leaves at once; what comes while 
 are being dispatched, or before the loop has turned, leaves together at the end of the
 turn or at `FLUSH_AT` bytes. One write per message would halve the throughput
 (benchmarks/bench_request.py), a cork that always waits would make two cores take turns.
+If both ends are on one core they take turns anyway: then each write is a switch for less.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from .transports import hung_up, same_owner, shared_memory
 __all__ = ["Connection"]
 
 FLUSH_AT: Final = 2048
+FLUSH_AT_ONCE: Final = 16 * 1024  # the same towards an end that is on this very core, or seems so
 BUFFER = 64 * 1024
 LARGE_READ: Final = 4096  # bytes read at once after which a look at what they begin is worth it
 NUDGE = 0.05  # seconds of quiet after which @isdk/ipc-server is sent a byte more (wire.md, 9)
@@ -82,6 +84,7 @@ class Connection(asyncio.BufferedProtocol):
         "_departures",
         "_dispatching",
         "_end_timer",
+        "_flush_at",
         "_kept",
         "_landing",
         "_look_timer",
@@ -147,6 +150,7 @@ class Connection(asyncio.BufferedProtocol):
         self._news_timed = False
         self._nudged_at = 0  # bytes written when it was last looked at
         self._written = 0
+        self._flush_at = FLUSH_AT
         self._bulky = min(LARGE, session.limits.hard_queue)  # bytes of a write that is large
         self._bulks: deque[tuple[int, int]] = _NONE  # those under way: sizes, and ends
         self._patience = 0.0
@@ -201,6 +205,7 @@ class Connection(asyncio.BufferedProtocol):
         self._dispatched()
         if self.awake is not None:
             self.awake.came(self._loop)
+            self._flush_at = FLUSH_AT_ONCE if self.awake.beside else FLUSH_AT
 
     def eof_received(self) -> bool:
         """The other end writes no more: have the transport flush, and close."""
@@ -326,7 +331,7 @@ class Connection(asyncio.BufferedProtocol):
     def flush_soon(self) -> None:
         """Write what the session has queued: now, or with what else comes in this turn."""
         if self._dispatching or self._corked:
-            if self._session.queued > FLUSH_AT:
+            if self._session.queued > self._flush_at:
                 self._write()
         elif self._sent:
             self._corked = True
