@@ -41,6 +41,7 @@ COMPILED = [
     "deadlines.py",
     "asker.py",
     "prompt.py",
+    "methods.py",
     "lanes.py",
     "traffic.py",
 ]

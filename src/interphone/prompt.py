@@ -15,6 +15,7 @@ import msgspec
 from .connection import Connection
 from .errors import MessageTooBig, PayloadError
 from .handlers import PASS, Handlers
+from .methods import Methods
 from .protocol.events import Nonce, Options
 from .protocol.messages import Asked, Failure, failure_of
 from .protocol.session import Session
@@ -81,7 +82,7 @@ class Prompt:
         self._connection: Connection | None = None
         self._handlers: Any = handlers
         self._chain: Any = handlers.on_request
-        self._methods: Any = handlers.methods
+        self._methods: Methods[Any] = handlers.methods
         self._running = handlers.running
         self._tells = bool(told)
         self._told = told[0] if told else None
@@ -135,7 +136,7 @@ class Prompt:
             name: str = asked.method
             if name in self._handlers.builtins:
                 return False
-            method: Any = self._methods.get(name)
+            method = self._methods.get(name)
             if not method.prompt:
                 return False
             args, kwargs = method.bind(values, asked.params, asked.named)
