@@ -58,7 +58,7 @@ class Asker:
         if deadline.get() is not None:
             timeout = shrunk(timeout)
         connection.check_caller()
-        payload = session.values.pack(data)
+        payload = session.pack(data)
         answer = self._create_future()
         try:
             nonce = session.request(payload, answer, now=self._time(), timeout=timeout)
@@ -79,7 +79,7 @@ class Asker:
         timeout = said.get("timeout", DEFAULT_TIMEOUT)
         if deadline.get() is not None:
             timeout = shrunk(timeout)
-        payload = self.call_payload(session.values, method, params, said.get("named"))
+        payload = self.call_payload(session.pack, method, params, said.get("named"))
         answer = self._create_future()
         try:
             nonce = session.call(payload, answer, now=self._time(), timeout=timeout)
@@ -92,7 +92,9 @@ class Asker:
             connection.arm()
         return answer, nonce
 
-    def call_payload(self, codec: Any, method: str, params: object, named: object) -> Any:
+    def call_payload(
+        self, pack: Callable[[Any], Any], method: str, params: object, named: object
+    ) -> Any:
         """Return what asks for a method."""
         if not self._session.interphone:
             raise Unsupported("a Node end has no methods: ask it by a request")
@@ -100,7 +102,7 @@ class Asker:
         asked: dict[str, object] = {"method": method, "params": params}
         if named:
             asked["named"] = named
-        return codec.pack(asked)
+        return pack(asked)
 
     def unanswered(self, nonce: Nonce, error: BaseException) -> None:
         """Note why there is no answer, before that is raised.

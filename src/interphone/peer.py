@@ -214,7 +214,7 @@ class Peer:
         """
         connection, session = self.connection, self._session
         connection.check_caller()
-        payload = session.values.pack(data)
+        payload = session.pack(data)
         try:
             if connection.crowded():
                 await connection.writable()
@@ -271,7 +271,7 @@ class Peer:
         timeout = shrunk(timeout)
         self.connection.check_caller()
         session = self._session
-        payload = session.values.pack(data)
+        payload = session.pack(data)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         try:
             if self.connection.crowded():
@@ -370,7 +370,7 @@ class Peer:
             return await self._result_of(stream, returns, on_progress)
         timeout = shrunk(timeout)
         session = self._session
-        payload = self.asker.call_payload(session.values, method, params, named)
+        payload = self.asker.call_payload(session.pack, method, params, named)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         progress = on_progress is not None and "progress" in session.can
         try:
@@ -459,7 +459,7 @@ class Peer:
     ) -> tuple[Line, Nonce]:
         """Ask for a stream, at once; for a `Stream`, a Client and `Within`."""
         timeout = shrunk(timeout)
-        payload = self.asker.call_payload(self._session.codec, method, params, named)
+        payload = self.asker.call_payload(self._session.codec.pack, method, params, named)
         if "streams" not in self._session.can:
             raise Unsupported("the other end is of a version without streams")
         if self.connection.crowded():

@@ -167,7 +167,7 @@ class Prompt:
         """Answer a request with a result."""
         session = self._session
         try:
-            session.respond(nonce, session.values.pack(result))
+            session.respond(nonce, session.pack(result))
         except (PayloadError, MessageTooBig) as exc:
             self._fail(nonce, failure_of(exc), exc)
         else:

@@ -37,6 +37,7 @@ __all__ = [
     "lenient_json_members",
     "lenient_msgpack",
     "lenient_msgpack_members",
+    "pack_quickly",
     "plain",
     "result_of",
 ]
@@ -306,6 +307,37 @@ class MessagePack:
             check_msgpack_depth(raw, self.max_depth)
 
 
+def pack_quickly(codec: Codec, value: object) -> Outgoing:
+    """Return `value` as MessagePack as `codec` does, which is only asked if it has to look closer.
+
+    It has to if there may be something large in it, or a loan, or something without a form.
+    """
+    kind = type(value)
+    if kind in _BULKY:
+        return codec.pack(value)
+    if kind is dict and "params" in value:  # type: ignore[operator]  # it is a dict
+        asked: dict[Any, Any] = value  # type: ignore[assignment]  # it is
+        params = asked["params"]
+        if "named" in asked or type(params) is not tuple:
+            return codec.pack(value)
+        for each in params:
+            if type(each) in _BULKY:
+                return codec.pack(value)
+    try:
+        encoded = _encode_plainly(value)
+    except Exception:
+        return codec.pack(value)
+    if len(encoded) > codec.max_depth:  # else it cannot nest deeper
+        check_msgpack_depth(encoded, codec.max_depth)
+        if len(encoded) >= LARGE:
+            return Bulk(encoded)
+    elif not encoded:
+        return codec.pack(value)
+    return encoded
+
+
+_BULKY: Final = frozenset((bytes, bytearray, memoryview))
+_encode_plainly: Final = msgspec.msgpack.Encoder().encode
 _encode_msgpack: Final = msgspec.msgpack.Encoder(enc_hook=plain).encode
 _msgpack_members: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 

@@ -100,7 +100,7 @@ from .messages import (
     node_sentence,
     read_failure,
 )
-from .payload import ABSENT
+from .payload import ABSENT, pack_quickly
 from .pool import BLOCK, Memory, PoolCounts, PooledCodec, lent_value
 from .questions import Questions
 from .shapes import (
@@ -153,6 +153,7 @@ class Session:
         streams: The streams of this connection, both ways.
         codec: How payloads are written in this dialect.
         values: The same for what goes over this connection only: large bytes may be lent.
+        pack: What `values` packs with, bound once: hot path.
         pools: Whether this end shows that it can share memory.
         memory: What it shares, once the driver knows the other end; None: nothing.
         nudge: What to write after a burst, if the other end is one that may miss its last byte.
@@ -208,6 +209,7 @@ class Session:
         "native",
         "next_tick",
         "nudge",
+        "pack",
         "pools",
         "role",
         "state",
@@ -263,6 +265,7 @@ class Session:
         self._read: Callable[[Body], Packet | None] = self._dialect.read
         self.codec: Any = self._dialect.codec
         self.values: Any = self.codec
+        self.pack: Callable[[Any], Outgoing] = self.codec.pack
         self.nudge = b""
         self._head = bytearray()  # what came before the first frame
         self._in_head = role == "server"
@@ -579,12 +582,14 @@ class Session:
         self._dialect = dialect_of(self.native, self._messagepack, lenient, depth)
         self._read = self._dialect.read
         self.codec = self.values = self._dialect.codec
+        self.pack = self.codec.pack
         self.flavour = type(self._dialect), self.interphone
         if self.native and POOL in self.can and self.memory is not None:
             limits = self.limits
             self.values = self._pool = PooledCodec(
                 self.codec, self.memory, max_pool=limits.max_pool, max_frame=limits.max_frame
             )
+            self.pack = partial(pack_quickly, self._pool)
         if self._compress:
             self._deflate = Deflate()
             self._put = self._put_deflated
