@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from inspect import iscoroutine
 from time import monotonic
+from types import CoroutineType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -289,7 +289,7 @@ class Inbox:
         # Outside the try: an eager task answers for itself, and a KeyboardInterrupt leaves it.
         if not prepared.inline:
             self._answer_later(nonce, raw, self.calls.run(prepared), deadline, envelope=envelope)
-        elif iscoroutine(result):
+        elif isinstance(result, CoroutineType):
             self._answer_later(nonce, raw, result, deadline, envelope=envelope)
         else:
             self.respond(nonce, envelope.result(result) if envelope else result)
@@ -360,9 +360,10 @@ class Inbox:
         """Answer in a task with what `work` returns; `loose` is a coroutine it will await."""
         self._take_on(raw, credited=True)
         until = None if deadline is None else monotonic() + deadline
-        answer = self._handlers.tasks.start(self._answer(nonce, work, until, envelope))
+        tasks = self._handlers.tasks
 
         def ended(task: asyncio.Task[None]) -> None:
+            tasks.ended(task)
             task.cancelled() or task.exception()  # a KeyboardInterrupt ends the program anyway
             self._answers.pop(task, None)
             if self._session.native and self._numbered.get(nonce) is task:
@@ -372,18 +373,16 @@ class Inbox:
                 self._session.fail(nonce, CANCELLED, id=envelope.id if envelope else ABSENT)
                 self._flush()
             for coroutine in (work, loose):
-                if iscoroutine(coroutine):
+                if isinstance(coroutine, CoroutineType):
                     coroutine.close()  # it may have been cancelled before its first step
             if over is not None:
                 over()
 
-        if answer.done():
-            ended(answer)
-        else:
+        answer = tasks.begin(self._answer(nonce, work, until, envelope), ended)
+        if not answer.done():
             self._answers[answer] = nonce, envelope
             if self._session.native:
                 self._numbered[nonce] = answer
-            answer.add_done_callback(ended)
 
     async def _answer(
         self,
@@ -424,11 +423,11 @@ class Inbox:
         """Ask the chain; `first` is what its first handler returned, if it was asked."""
         chain, tasks = self._handlers.on_request, self._handlers.tasks
         try:
-            result = await first if iscoroutine(first) else first
+            result = await first if isinstance(first, CoroutineType) else first
             if result is not PASS and first is not None:
                 return result
         finally:
-            if iscoroutine(first):
+            if isinstance(first, CoroutineType):
                 first.close()
         try:
             data = self._session.values.decode(raw) if raw else None
