@@ -41,6 +41,10 @@ COMPILED = [
     "backlog.py",
     "connection.py",
     "hearing.py",
+    "deadlines.py",
+    "asker.py",
+    "prompt.py",
+    "methods.py",
     "lanes.py",
     "traffic.py",
 ]

@@ -11,6 +11,7 @@ import pytest
 
 from interphone import Client, Server, blocking
 from interphone.awake import (
+    BESIDE,
     ENOUGH,
     IN_VAIN,
     LONG_SPAN,
@@ -19,6 +20,7 @@ from interphone.awake import (
     REST,
     SPAN,
     TAKEN,
+    USED,
     Awake,
     Pace,
     awake_on,
@@ -143,6 +145,80 @@ def test_in_vain_a_few_times_and_there_is_a_rest(machine: Machine) -> None:
     assert not pace.pays
     machine.now += REST[0]
     quickly(machine, pace, ENOUGH + 1)
+    assert pace.pays
+
+
+def answered(machine: Machine, pace: Pace, *, gone: float) -> None:
+    """Offer the core, which comes back after so long, and then an answer."""
+    machine.gone = gone
+    pace.goes_on(machine.now + SPAN)
+    machine.now += STEP
+    pace.came()
+    pace.paid()
+
+
+def test_answers_from_this_very_core_bring_a_rest(machine: Machine) -> None:
+    pace = awakened(machine)
+
+    for _ in range(BESIDE - 1):
+        answered(machine, pace, gone=2 * USED)
+    assert pace.pays
+    assert not pace.beside
+    answered(machine, pace, gone=2 * USED)
+
+    assert pace.beside
+    assert not pace.pays
+    assert not pace.goes_on(machine.now + SPAN)
+
+
+def test_one_answer_from_another_core_and_it_counts_anew(machine: Machine) -> None:
+    pace = awakened(machine)
+
+    for _ in range(3):
+        for _ in range(BESIDE - 1):
+            answered(machine, pace, gone=2 * USED)
+        answered(machine, pace, gone=USED / 2)
+
+    assert pace.pays
+    assert not pace.beside
+
+
+def test_one_answer_from_another_core_and_the_other_end_is_there(machine: Machine) -> None:
+    pace = awakened(machine)
+    for _ in range(BESIDE):
+        answered(machine, pace, gone=2 * USED)
+    while not pace.pays:
+        quickly(machine, pace, 1)
+
+    assert pace.beside
+    answered(machine, pace, gone=USED / 2)
+
+    assert pace.pays
+    assert not pace.beside
+
+
+def test_what_is_computed_elsewhere_meanwhile_tells_where_the_other_end_is(
+    machine: Machine,
+) -> None:
+    pace = awakened(machine)
+
+    for _ in range(BESIDE):
+        while not pace.pays:
+            quickly(machine, pace, 1)
+        machine.gone = 2 * TAKEN
+        assert not pace.goes_on(machine.now + SPAN)
+        quickly(machine, pace, 1)
+
+    assert pace.beside
+
+
+def test_eager_pace_does_not_mind_where_answers_come_from(machine: Machine) -> None:
+    pace = machine.pace(eager=True)
+    pace.came()
+
+    for _ in range(2 * BESIDE):
+        answered(machine, pace, gone=2 * USED)
+
     assert pace.pays
 
 

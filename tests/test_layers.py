@@ -45,6 +45,8 @@ LAYERS = [
         "subscription",
         "calls",
         "hearing",
+        "prompt",
+        "asker",
         "asking",
         "inbox",
         "peer",

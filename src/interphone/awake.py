@@ -10,7 +10,9 @@ One does so only while it pays, which `Pace` finds out:
 - the last messages came within `QUICK` of each other: one each millisecond gains nothing;
 - something comes while one stays awake: a few times in vain, and there is a rest, twice as
   long each time;
-- nobody else wants the core: if somebody works on it when it is offered, there is a rest, too.
+- nobody else wants the core: if somebody works on it when it is offered, there is a rest, too;
+- the other end is on another core: if it is this very one that it answers on, each time that it is
+  offered, then this one does not idle, and to wait is as quick, without all the turning.
 
 Where a core cannot be offered (there is no ``sched_yield``), nobody stays awake.
 """
@@ -35,6 +37,8 @@ SPAN = 80e-6  # seconds that one stays awake after a message
 LONG_SPAN = 400e-6  # the same for latency="low"
 QUICK = 300e-6  # seconds between two messages that come in quick succession
 ENOUGH = 8  # of them in a row, and it begins
+USED = 4e-6  # seconds an offered core is gone, and somebody did something on it
+BESIDE = 4  # times in a row that something came then: the other end is there
 TAKEN = 200e-6  # seconds an offered core is gone, and somebody computes on it
 IN_VAIN = 3  # times that nothing came before there is a rest
 REST = 0.01, 1.0  # seconds of a rest: at first, and at most
@@ -57,6 +61,7 @@ class Pace:
     Attributes:
         span: Seconds to stay awake after a message.
         pays: Whether it pays, as of the last message.
+        beside: Whether the other end seems to be on this very core.
     """
 
     def __init__(
@@ -74,6 +79,9 @@ class Pace:
         self._came = 0.0
         self._quick = 0  # messages in quick succession
         self._in_vain = 0
+        self._used: bool | None = None  # the core, when it was offered since something came
+        self.beside = False
+        self._beside = 0  # times that something came from there
         self._paid = 0  # since the last rest
         self._rest = REST[0]
         self._rested = 0.0  # when the rest is over
@@ -87,6 +95,12 @@ class Pace:
             self._quick = 0
         elif self._quick < ENOUGH:
             self._quick += 1
+        if self._used is not None:
+            self._beside = self._beside + 1 if self._used else 0
+            self.beside = self._beside >= BESIDE
+            self._used = None
+            if self.beside and self.pays and not self._eager:
+                self._have_a_rest(now)
         self.pays = self._eager or (self._quick >= ENOUGH and now >= self._rested)
         return now + self.span
 
@@ -99,6 +113,8 @@ class Pace:
 
     def goes_on(self, until: float) -> bool:
         """Offer the core; return whether to stay awake."""
+        if not self.pays:
+            return False
         now = self._clock()
         if now >= until:
             self._in_vain += 1
@@ -107,6 +123,7 @@ class Pace:
             return False
         self._offer()
         after = self._clock()
+        self._used = after - now > USED
         if after - now > TAKEN and not self._eager:
             self._have_a_rest(after)
             return False
@@ -135,16 +152,18 @@ class Awake:
 
     Attributes:
         turning: Whether it does so at the moment.
+        beside: Whether the other end seems to be on the core of this loop.
     """
 
     def __init__(self, pace: Pace) -> None:
-        self.turning = False
+        self.turning = self.beside = False
         self._pace = pace
         self._until = 0.0
 
     def came(self, loop: asyncio.AbstractEventLoop) -> None:
         """Something came: from now on its loop may have to stay awake for a while."""
         self._until = self._pace.came()
+        self.beside = self._pace.beside
         if self.turning:
             self._pace.paid()
         elif self._pace.pays:

@@ -8,6 +8,7 @@ Writes are corked. The first message of a turn leaves at once; what comes while 
 are being dispatched, or before the loop has turned, leaves together at the end of the
 turn or at `FLUSH_AT` bytes. One write per message would halve the throughput
 (benchmarks/bench_request.py), a cork that always waits would make two cores take turns.
+If both ends are on one core they take turns anyway: then each write is a switch for less.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
@@ -39,6 +41,7 @@ from .transports import hung_up, same_owner, shared_memory
 __all__ = ["Connection"]
 
 FLUSH_AT: Final = 2048
+FLUSH_AT_ONCE: Final = 16 * 1024  # the same towards an end that is on this very core, or seems so
 BUFFER: Final = 64 * 1024
 LARGE_READ: Final = 4096  # bytes read at once after which a look at what they begin is worth it
 NUDGE = 0.05  # seconds of quiet after which @isdk/ipc-server is sent a byte more (wire.md, 9)
@@ -56,8 +59,8 @@ def _buffer_of(loop: asyncio.AbstractEventLoop) -> memoryview:
     return _buffers[loop]
 
 
-_NONE: deque[Any] = deque()  # until there is one; an empty one weighs 624 bytes
-_NO_REASON: frozenset[str] = frozenset()
+_NONE: Final[deque[Any]] = deque()  # until there is one; an empty one weighs 624 bytes
+_NO_REASON: Final[frozenset[str]] = frozenset()
 _CLOSED: Final = State.CLOSED  # hot path: looking a member up costs 100 ns on Python 3.11
 
 
@@ -65,6 +68,7 @@ class Connection(asyncio.BufferedProtocol):
     """One transport's life.
 
     Attributes:
+        armed: When the session is told the time; there is nothing to do until then.
         blocked: Whether a sender must wait for `writable`.
         credentials: Who is at the other end, as the kernel tells; None where it does not.
         same_owner: Whether that certainly is the user of this process.
@@ -81,6 +85,7 @@ class Connection(asyncio.BufferedProtocol):
         "_departures",
         "_dispatching",
         "_end_timer",
+        "_flush_at",
         "_kept",
         "_landing",
         "_look_timer",
@@ -100,11 +105,11 @@ class Connection(asyncio.BufferedProtocol):
         "_stall_timer",
         "_stopped",
         "_timer",
-        "_timer_due",
         "_transport",
         "_waiters",
         "_watch_timer",
         "_written",
+        "armed",
         "awake",
         "blocked",
         "closed",
@@ -138,7 +143,6 @@ class Connection(asyncio.BufferedProtocol):
         self._kept = 0  # bytes of streams that nobody has taken
         self._resuming = False
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_due = 0.0
         self._end_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._watch_timer: asyncio.TimerHandle | None = None
@@ -147,12 +151,14 @@ class Connection(asyncio.BufferedProtocol):
         self._news_timed = False
         self._nudged_at = 0  # bytes written when it was last looked at
         self._written = 0
+        self._flush_at = FLUSH_AT
         self._bulky = min(LARGE, session.limits.hard_queue)  # bytes of a write that is large
         self._bulks: deque[tuple[int, int]] = _NONE  # those under way: sizes, and ends
         self._patience = 0.0
         self._waiters: deque[asyncio.Future[None]] = _NONE
         self._departures: deque[tuple[int, asyncio.Future[bool]]] = _NONE
         self._look_timer: asyncio.TimerHandle | None = None
+        self.armed = inf
         self.blocked = False
         self.awake: Awake | None = None
         self.credentials: Any = None
@@ -200,6 +206,7 @@ class Connection(asyncio.BufferedProtocol):
         self._dispatched()
         if self.awake is not None:
             self.awake.came(self._loop)
+            self._flush_at = FLUSH_AT_ONCE if self.awake.beside else FLUSH_AT
 
     def eof_received(self) -> bool:
         """The other end writes no more: have the transport flush, and close."""
@@ -233,6 +240,7 @@ class Connection(asyncio.BufferedProtocol):
                 timer.cancel()
         self._settle_departures(left=exc is None)
         self._timer = self._end_timer = self._stall_timer = self._watch_timer = None
+        self.armed = inf
         session.lose(error, self._react)
         if session.memory is not None:
             session.memory.tell = None
@@ -253,7 +261,7 @@ class Connection(asyncio.BufferedProtocol):
         if session.queued and not self._corked:
             self._write()
         due = session.next_tick
-        if due is not None and (self._timer is None or due < self._timer_due):
+        if due is not None and due < self.armed:
             self.arm()
         if session.state is _CLOSED:
             self._finish()
@@ -329,21 +337,25 @@ class Connection(asyncio.BufferedProtocol):
         """
         self.check_caller()
         session = self._session
-        payload: Outgoing = session.values.pack(data)
+        payload: Outgoing = session.pack(data)
         if self.blocked or self._waiters:
             return payload
+        self.put(payload)
+        return None
+
+    def put(self, payload: Outgoing) -> None:
+        """Send a message that is encoded, now."""
         try:
-            session.send(payload)
-        except BaseException:
-            session.take_back(payload)
+            self._session.send(payload)
+        except Exception:  # an interrupt may come behind it, and then it is on its way
+            self._session.take_back(payload)
             raise
         self.flush_soon()
-        return None
 
     def flush_soon(self) -> None:
         """Write what the session has queued: now, or with what else comes in this turn."""
         if self._dispatching or self._corked:
-            if self._session.queued > FLUSH_AT:
+            if self._session.queued > self._flush_at:
                 self._write()
         elif self._sent:
             self._corked = True
@@ -590,14 +602,14 @@ class Connection(asyncio.BufferedProtocol):
         if due is None or self.closed.done():
             return
         if self._timer is not None:
-            if self._timer_due <= due:  # uvloop's handles do not always tell
+            if self.armed <= due:  # uvloop's handles do not always tell
                 return
             self._timer.cancel()
-        self._timer_due = due
+        self.armed = due
         self._timer = self._loop.call_at(due, self._tick)
 
     def _tick(self) -> None:
-        self._timer = None
+        self._timer, self.armed = None, inf
         try:
             self._session.tick(self._loop.time(), self._react)
         except Exception as exc:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from time import monotonic
+from typing import Final
 
 from .errors import RequestTimeout
 
-__all__ = ["Deadline", "current_deadline", "set_deadline", "shrunk"]
+__all__ = ["Deadline", "current_deadline", "deadline", "set_deadline", "shrunk"]
 
 
 class Deadline:
@@ -34,20 +35,21 @@ class Deadline:
         self.until = None
 
 
-_deadline: ContextVar[Deadline | None] = ContextVar("interphone_deadline", default=None)
+deadline: Final[ContextVar[Deadline | None]] = ContextVar("interphone_deadline", default=None)
+"""That of the request being handled, also if it is over; None: none is."""
 
 
 def set_deadline(until: float | None) -> Deadline:
     """Note, for this task and what it starts until it ends, when the asker stops waiting."""
-    deadline = Deadline(until)
-    _deadline.set(deadline)
-    return deadline
+    handled = Deadline(until)
+    deadline.set(handled)
+    return handled
 
 
 def current_deadline() -> float | None:
     """When the asker stops waiting, by `time.monotonic`; None: never, or nobody asks."""
-    deadline = _deadline.get()
-    return None if deadline is None else deadline.until
+    handled = deadline.get()
+    return None if handled is None else handled.until
 
 
 def shrunk(timeout: float | None) -> float | None:
@@ -56,10 +58,10 @@ def shrunk(timeout: float | None) -> float | None:
     Raises:
         RequestTimeout: Nothing is left; nothing was sent.
     """
-    deadline = _deadline.get()
-    if deadline is None or deadline.until is None:
+    handled = deadline.get()
+    if handled is None or handled.until is None:
         return timeout
-    left = deadline.until - monotonic()
+    left = handled.until - monotonic()
     if left <= 0:
         raise RequestTimeout(0.0, delivery="not_sent")
     return left if timeout is None else min(timeout, left)

@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
+from types import CoroutineType
 from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, overload
 
 from .errors import InterphoneError
@@ -115,6 +116,25 @@ class Tasks:
             ended(task)
         else:
             task.add_done_callback(ended)
+
+    def begin(
+        self, coroutine: Coroutine[Any, Any, R], then: Callable[[asyncio.Task[R]], None]
+    ) -> asyncio.Task[R]:
+        """Run a coroutine as a task and return it; `then` is called at its end, and tells `ended`.
+
+        One callback for both: each costs a handle and a step of the loop.
+        """
+        task = _start(coroutine)
+        if task.done():
+            then(task)
+        else:
+            self._tasks.add(task)
+            task.add_done_callback(then)
+        return task
+
+    def ended(self, task: asyncio.Task[Any]) -> None:
+        """Note the end of a task that has begun."""
+        self._tasks.discard(task)
 
     def start(self, coroutine: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
         """Run a coroutine as a task and return it; its end is the caller's business."""
@@ -218,7 +238,7 @@ class Tasks:
 
     async def _hear_on_host(self, handler: Callable[..., object], *args: object) -> None:
         result = await self.on_host(handler, *args)
-        if inspect.iscoroutine(result):
+        if isinstance(result, CoroutineType):
             await result
 
     async def close(self, grace: float) -> None:
@@ -337,7 +357,7 @@ class Handler:
         if self.place == "host":
             return await tasks.on_host(partial(self.function, *args, **kwargs))
         result: Any = self.function(*args, **kwargs)
-        return await result if inspect.iscoroutine(result) else result
+        return await result if isinstance(result, CoroutineType) else result
 
     def iterate(
         self, tasks: Tasks, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -417,8 +437,14 @@ class Chain(Generic[P]):
     async def answer(self, tasks: Tasks, args: tuple[Any, ...], *, asked: int = 0) -> object:
         """Ask the handlers in turn, but for those `asked` already; `PASS` if none answers."""
         for handler in self.handlers[asked:]:
-            result = await handler.run(tasks, args, {})
-            if inspect.iscoroutine(result):  # a function in a thread returned it
+            result: Any
+            if handler.place == "loop" or handler.inline:
+                result = handler.function(*args)  # not by `run`: a coroutine less
+                if isinstance(result, CoroutineType):
+                    result = await result
+            else:
+                result = await handler.run(tasks, args, {})
+            if isinstance(result, CoroutineType):  # a function in a thread returned it
                 result = await result
             if result is not PASS:
                 return result

@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from inspect import iscoroutine
 from time import monotonic
+from types import CoroutineType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,11 +23,12 @@ from .calls import Calls, NotTaken, Prepared, Report
 from .connection import Connection
 from .deadlines import set_deadline
 from .errors import ConnectionLost, MessageTooBig, PayloadError
-from .handlers import PASS, Handler, Handlers, set_handling
+from .handlers import PASS, Handlers, set_handling
 from .hearing import NO_REASON, Hearing
 from .host import HostBusy
+from .prompt import Prompt
 from .protocol.events import Nonce, Options
-from .protocol.messages import Failure, failure_of
+from .protocol.messages import Failure
 from .protocol.payload import ABSENT, Codec
 from .protocol.session import Session
 from .protocol.shapes import Envelope, cancelled, enveloped
@@ -52,6 +53,7 @@ class Inbox:
     Attributes:
         calls: Its calls of methods.
         hearing: Its messages, as far as they are handled at once.
+        prompt: What of its requests is answered at once.
         inflight: Its requests and messages that are being handled or wait for it.
         unheard: Messages that came when nobody listened.
     """
@@ -74,6 +76,18 @@ class Inbox:
         self._report = report
         self._raised = raised
         self._connection: Connection | None = None
+        self.prompt = Prompt(
+            session,
+            handlers,
+            told,
+            envelope=self._on_envelope,
+            request=self.on_request,
+            call=self.on_call,
+            ask=self._ask_later,
+            later=self._answer_later,
+            explain=self._explain,
+            fail=self.fail,
+        )
         self._uncredited = 0  # under way without having been counted before it was sent
         self._held = 0  # bytes under way
         self._answers: dict[asyncio.Task[None], tuple[Nonce, Envelope | None]] = {}
@@ -97,6 +111,7 @@ class Inbox:
         """Work for this connection; it is made after the inbox."""
         self._connection = connection
         self.calls.attach(connection)
+        self.prompt.attach(connection)
 
     # Waiting: for handlers to be registered, or for the end of a pause
 
@@ -108,10 +123,12 @@ class Inbox:
     def defer(self, why: str) -> None:
         """Keep what comes until every reason is taken back by `release`."""
         self.hearing.deferring |= {why}
+        self.prompt.deferring = True
 
     def release(self, why: str) -> None:
         """Take one reason back; after the last one handle what was kept, in order."""
         self.hearing.deferring = self.hearing.deferring - {why} or NO_REASON
+        self.prompt.deferring = bool(self.hearing.deferring)
         while self._deferred and not self.hearing.deferring:  # a handler may pause again
             deferred = self._deferred.popleft()
             self._let_go(deferred.raw, credited=deferred.credited)
@@ -226,19 +243,24 @@ class Inbox:
     # Requests
 
     def on_request(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
-        """Have a request answered."""
-        chain = self._handlers.on_request.handlers
+        """Have a request answered that could not be at once; see `prompt`."""
         if self.hearing.deferring:
-            self._defer_asked(self.on_request, nonce, raw, options)
-        elif self._takes_envelopes and (envelope := enveloped(self._codec, raw)):
-            self._run_method(nonce, raw, None, envelope, self.calls.prepare_envelope, envelope)
-        elif not (chain and chain[0].inline and self._answer_inline(nonce, raw, chain[0])):
-            self._answer_later(nonce, raw, self._ask_handlers(raw), options.deadline)
+            self._defer_asked(self.prompt.on_request, nonce, raw, options)
+        elif not self._on_envelope(nonce, raw):
+            self._ask_later(nonce, raw, options)
+
+    def _on_envelope(self, nonce: Nonce, raw: msgspec.Raw) -> bool:
+        """Have a method answer that a Node program calls; False if it does not."""
+        envelope = enveloped(self._codec, raw) if self._takes_envelopes else None
+        if envelope is None:
+            return False
+        self._run_method(nonce, raw, None, envelope, self.calls.prepare_envelope, envelope)
+        return True
 
     def on_call(self, nonce: Nonce, raw: msgspec.Raw, options: Options) -> None:
-        """Have a method answer."""
+        """Have a method answer that could not at once; see `prompt`."""
         if self.hearing.deferring:
-            self._defer_asked(self.on_call, nonce, raw, options)
+            self._defer_asked(self.prompt.on_call, nonce, raw, options)
         else:
             prepare = self.calls.prepare
             self._run_method(nonce, raw, options.deadline, None, prepare, nonce, raw, options)
@@ -273,7 +295,7 @@ class Inbox:
         # Outside the try: an eager task answers for itself, and a KeyboardInterrupt leaves it.
         if not prepared.inline:
             self._answer_later(nonce, raw, self.calls.run(prepared), deadline, envelope=envelope)
-        elif iscoroutine(result):
+        elif isinstance(result, CoroutineType):
             self._answer_later(nonce, raw, result, deadline, envelope=envelope)
         else:
             self.respond(nonce, envelope.result(result) if envelope else result)
@@ -322,22 +344,13 @@ class Inbox:
                 task.cancel()
                 return
 
-    def _answer_inline(self, nonce: Nonce, raw: msgspec.Raw, handler: Handler) -> bool:
-        """Ask the first handler without a task; False if its payload cannot be decoded."""
-        try:
-            data = self._session.values.decode(raw) if raw else None
-        except PayloadError:
-            return False  # the long way says why
-        try:
-            result = handler.function(*self._told, data)
-        except BaseException as exc:
-            self._explain(nonce, exc)
-            return True
-        if result is PASS or iscoroutine(result):
-            self._answer_later(nonce, raw, self._ask_handlers(raw, result), None, loose=result)
-        else:
-            self.respond(nonce, result)
-        return True
+    def _ask_later(
+        self, nonce: Nonce, raw: msgspec.Raw, options: Options, first: object = None
+    ) -> None:
+        """Ask the handlers in a task; `first` is what the first one returned, if it was asked."""
+        deadline = options.deadline if first is None else None
+        work = self._ask_handlers(raw, first)
+        self._answer_later(nonce, raw, work, deadline, loose=first)
 
     def _answer_later(
         self,
@@ -353,9 +366,10 @@ class Inbox:
         """Answer in a task with what `work` returns; `loose` is a coroutine it will await."""
         self._take_on(raw, credited=True)
         until = None if deadline is None else monotonic() + deadline
-        answer = self._handlers.tasks.start(self._answer(nonce, work, until, envelope))
+        tasks = self._handlers.tasks
 
         def ended(task: asyncio.Task[None]) -> None:
+            tasks.ended(task)
             task.cancelled() or task.exception()  # a KeyboardInterrupt ends the program anyway
             self._answers.pop(task, None)
             if self._session.native and self._numbered.get(nonce) is task:
@@ -365,18 +379,16 @@ class Inbox:
                 self._session.fail(nonce, CANCELLED, id=envelope.id if envelope else ABSENT)
                 self._flush()
             for coroutine in (work, loose):
-                if iscoroutine(coroutine):
+                if isinstance(coroutine, CoroutineType):
                     coroutine.close()  # it may have been cancelled before its first step
             if over is not None:
                 over()
 
-        if answer.done():
-            ended(answer)
-        else:
+        answer = tasks.begin(self._answer(nonce, work, until, envelope), ended)
+        if not answer.done():
             self._answers[answer] = nonce, envelope
             if self._session.native:
                 self._numbered[nonce] = answer
-            answer.add_done_callback(ended)
 
     async def _answer(
         self,
@@ -417,11 +429,11 @@ class Inbox:
         """Ask the chain; `first` is what its first handler returned, if it was asked."""
         chain, tasks = self._handlers.on_request, self._handlers.tasks
         try:
-            result = await first if iscoroutine(first) else first
+            result = await first if isinstance(first, CoroutineType) else first
             if result is not PASS and first is not None:
                 return result
         finally:
-            if iscoroutine(first):
+            if isinstance(first, CoroutineType):
                 first.close()
         try:
             data = self._session.values.decode(raw) if raw else None
@@ -434,13 +446,7 @@ class Inbox:
 
     def respond(self, nonce: Nonce, result: object) -> None:
         """Answer a request."""
-        session = self._session
-        try:
-            session.respond(nonce, session.values.pack(result))
-        except (PayloadError, MessageTooBig) as exc:
-            self.fail(nonce, failure_of(exc), exc)
-        else:
-            self._flush()
+        self.prompt.respond(nonce, result)
 
     def _explain(
         self, nonce: Nonce, error: BaseException, envelope: Envelope | None = None

@@ -58,6 +58,7 @@ class Method:
         doc: Its docstring.
         injected: Its parameters that do not come over the wire: the call, the stream it reads.
         params: Its other parameters.
+        prompt: Whether it may run at once, knowing nothing but its parameters.
         returns: Type of its result, or of its items; Any if it has no annotation.
         calls: How often it was run.
         failures: How often it raised, also on purpose.
@@ -90,6 +91,7 @@ class Method:
         self._make_call = make_call
         self.reads = read_by(self.injected, self.handler.place, label)
         self.params = params_of(signature, label)
+        self.prompt = self.handler.inline and not (self.stream or self.reads or self.injected)
         self.calls = 0
         self.failures = 0
         yields, self.returns = answer_of(signature)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, overload
 
 import msgspec
 
+from .asker import Asker, settle
 from .asking import Items, Within, open_named
 from .calls import Report
 from .connection import Connection
@@ -41,7 +42,7 @@ from .protocol.deliveries import Taker
 from .protocol.events import Counts, Nonce, Reactions
 from .protocol.loan import Loan
 from .protocol.messages import Hello, Welcome
-from .protocol.payload import Codec, result_of
+from .protocol.payload import result_of
 from .protocol.pool import PoolCounts
 from .protocol.session import Session
 from .protocol.shapes import Marks, Posting, Terms
@@ -83,6 +84,7 @@ class Peer:
         connection: Its transport's life; for Server and Client.
         protocol: Its protocol state; for Server and Client.
         inbox: What it says, and what runs for it; for Server and Client.
+        asker: What asks it; for Client.
     """
 
     def __init__(self, events: PeerEvents, handlers: Handlers, session: Session) -> None:
@@ -108,8 +110,8 @@ class Peer:
             hello=bound(events.hello, self),
             opened=bound(events.opened, self),
             message=self.inbox.hearing.on_message,
-            request=self.inbox.on_request,
-            answered=self._answered,
+            request=self.inbox.prompt.on_request,
+            answered=settle,
             failed=self._failed,
             subscribe=bound(self.inbox.in_turn, bound(events.subscribe, self)),
             unsubscribe=bound(self.inbox.in_turn, bound(events.unsubscribe, self)),
@@ -118,7 +120,7 @@ class Peer:
             goodbye=lambda _: None,  # the connection hangs up; `lost` tells the rest
             unreadable=bound(events.report, self),
             violated=self._on_violated,
-            call=self.inbox.on_call,
+            call=self.inbox.prompt.on_call,
             cancelled=self.inbox.on_cancelled,
             open=self.inbox.on_open,
             item=_put,
@@ -138,6 +140,7 @@ class Peer:
             abandoned=self.inbox.abandon,
         )
         self.inbox.attach(self.connection)
+        self.asker = Asker(session, self.connection, self._own)
         self._loop = asyncio.get_running_loop()
 
     def __repr__(self) -> str:
@@ -218,11 +221,10 @@ class Peer:
         """Send what `Connection.send` could not send at once; for a Client, too."""
         try:
             await self.connection.writable()
-            self._session.send(payload)
         except BaseException:
             self._session.take_back(payload)
             raise
-        self.connection.flush_soon()
+        self.connection.put(payload)
 
     @overload
     async def request(
@@ -253,18 +255,31 @@ class Peer:
             PayloadError: `data` has no form on the wire, or the answer is no `returns`.
             Unsupported: @isdk/ipc-server would take it for a subscription.
         """
+        asked = self.asker.request(data, timeout)
+        if asked is None:
+            return await self._request_in_turn(data, returns, timeout)
+        answer, nonce = asked
+        try:
+            raw = await answer
+        except (asyncio.CancelledError, RemoteError) as exc:
+            self.asker.unanswered(nonce, exc)
+            raise
+        return result_of(self._session.values, raw, returns)
+
+    async def _request_in_turn(self, data: object, returns: Any, timeout: float | None) -> Any:
+        """The same where one may have to wait for room, or the other end is one that is picky."""
         if self._session.isdk:
             _check_for_isdk(data)
         timeout = shrunk(timeout)
         self.connection.check_caller()
         session = self._session
-        payload = session.values.pack(data)
+        payload = session.pack(data)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
+        if self.connection.crowded():
+            timeout = await self._wait_for_room(payload, timeout)
         try:
-            if self.connection.crowded():
-                timeout = await self._wait_for_room(timeout)
             nonce = session.request(payload, answer, now=self._loop.time(), timeout=timeout)
-        except BaseException:
+        except Exception:
             session.take_back(payload)
             raise
         return result_of(session.values, await self._answer_to(nonce, answer), returns)
@@ -327,7 +342,16 @@ class Peer:
             Unsupported: A Node end has no methods, or the method streams.
             Everything `request` raises.
         """
-        return await self.call_named(**as_named(method, params, kwargs))
+        asked = self.asker.call(method, params, kwargs)
+        if asked is None:
+            return await self.call_named(**as_named(method, params, kwargs))
+        answer, nonce = asked
+        try:
+            raw = await answer
+        except (asyncio.CancelledError, RemoteError) as exc:
+            self.asker.unanswered(nonce, exc)
+            raise
+        return result_of(self._session.values, raw, kwargs.get("returns", Any))
 
     async def call_named(
         self,
@@ -348,16 +372,16 @@ class Peer:
             return await self._result_of(stream, returns, on_progress)
         timeout = shrunk(timeout)
         session = self._session
-        payload = self._call_payload(session.values, method, params, named)
+        payload = self.asker.call_payload(session.pack, method, params, named)
         answer: asyncio.Future[msgspec.Raw] = self._loop.create_future()
         progress = on_progress is not None and "progress" in session.can
+        if self.connection.crowded():
+            timeout = await self._wait_for_room(payload, timeout)
         try:
-            if self.connection.crowded():
-                timeout = await self._wait_for_room(timeout)
             nonce = session.call(
                 payload, answer, now=self._loop.time(), timeout=timeout, progress=progress
             )
-        except BaseException:
+        except Exception:
             session.take_back(payload)
             raise
         if on_progress is not None:
@@ -380,21 +404,6 @@ class Peer:
                 return await stream.result(returns=returns)
         finally:
             self._listeners.pop(stream, None)
-
-    def _call_payload(
-        self,
-        codec: Codec,
-        method: str,
-        params: Sequence[object],
-        named: Mapping[str, object] | None,
-    ) -> Outgoing:
-        if not self._session.interphone:
-            raise Unsupported("a Node end has no methods: ask it by a request")
-        self.connection.check_caller()
-        asked: dict[str, object] = {"method": method, "params": params}
-        if named:
-            asked["named"] = named
-        return codec.pack(asked)
 
     @overload
     def stream(
@@ -452,11 +461,11 @@ class Peer:
     ) -> tuple[Line, Nonce]:
         """Ask for a stream, at once; for a `Stream`, a Client and `Within`."""
         timeout = shrunk(timeout)
-        payload = self._call_payload(self._session.codec, method, params, named)
+        payload = self.asker.call_payload(self._session.codec.pack, method, params, named)
         if "streams" not in self._session.can:
             raise Unsupported("the other end is of a version without streams")
         if self.connection.crowded():
-            timeout = await self._wait_for_room(timeout)
+            timeout = await self._wait_for_room(payload, timeout)
         session, now = self._session, self._loop.time()
         progress = stream.progress and "progress" in session.can
         nonce = session.open_stream(
@@ -563,18 +572,22 @@ class Peer:
         self.connection.check_caller()
         payload: Outgoing = self._session.codec.pack(data)
         if self.connection.crowded():
-            await self._wait_for_room(timeout)
+            await self._wait_for_room(payload, timeout)
         return payload
 
-    async def _wait_for_room(self, timeout: float | None) -> float | None:
-        """Wait until something can be sent; return what is left of the timeout."""
+    async def _wait_for_room(self, payload: Outgoing, timeout: float | None) -> float | None:
+        """Wait until it can be sent; return what is left of the timeout."""
         started = perf_counter()
         try:
             async with asyncio.timeout(timeout):
                 await self.connection.writable()
         except TimeoutError:
             assert timeout is not None
+            self._session.take_back(payload)
             raise RequestTimeout(timeout, delivery="not_sent") from None
+        except BaseException:
+            self._session.take_back(payload)
+            raise
         return None if timeout is None else max(0.0, timeout - (perf_counter() - started))
 
     async def _answer_to(
@@ -586,14 +599,10 @@ class Peer:
         connection.arm()
         try:
             return await answer
-        except asyncio.CancelledError:
-            self._session.forget(nonce)
-            self.connection.flush_soon()
+        except (asyncio.CancelledError, RemoteError) as exc:
+            if of_handler or not isinstance(exc, RemoteError):
+                self.asker.unanswered(nonce, exc)
             raise
-        except RemoteError as exc:
-            if not of_handler:
-                raise
-            raise self._own(exc) from None
 
     def ask(
         self, verb: Callable[..., Nonce], *args: Any, timeout: float | None
@@ -610,10 +619,6 @@ class Peer:
         return self._session.codec.decode(raw) if raw else None
 
     # Tokens are Futures and Streams, and the like, which a connection may bring along.
-
-    def _answered(self, token: Any, raw: msgspec.Raw) -> None:
-        if not token.done():
-            token.set_result(raw)
 
     def _failed(self, token: Any, error: InterphoneError) -> None:
         if token.done():

@@ -301,7 +301,7 @@ def _extension(code: int, data: memoryview) -> Any:
     return None  # only in `n`, `k` and `e`; what stands in `d` is decoded by its codec
 
 
-_msgpack_packet = msgspec.msgpack.Decoder(Packet, ext_hook=_extension).decode
+_msgpack_packet: Final = msgspec.msgpack.Decoder(Packet, ext_hook=_extension).decode
 
 
 class Native(Dialect):

@@ -16,7 +16,7 @@ Native packets are the same fields as a MessagePack array, in the order of `Nati
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -76,11 +76,29 @@ __all__ = [
     "read_failure",
 ]
 
-CONNECTION, MESSAGE, REQUEST, RESPONSE, PING, PONG, END = range(7)
+# Final: what is compiled has them as numbers, and need not look them up.
+CONNECTION: Final = 0
+MESSAGE: Final = 1
+REQUEST: Final = 2
+RESPONSE: Final = 3
+PING: Final = 4
+PONG: Final = 5
+END: Final = 6
 # Between two of us; 7 is the padding towards @isdk/ipc-server.
-CANCEL, OPEN, ITEM, GRANT, INPUT, DEMAND, PROGRESS = range(8, 15)
-ALLOW, MISSED = 20, 21  # of the capability "topics"
-LEND, BORROW, RETURN = 22, 23, 24  # of the capability "pool"
+CANCEL: Final = 8
+OPEN: Final = 9
+ITEM: Final = 10
+GRANT: Final = 11
+INPUT: Final = 12
+DEMAND: Final = 13
+PROGRESS: Final = 14
+# Of the capability "topics".
+ALLOW: Final = 20
+MISSED: Final = 21
+# Of the capability "pool".
+LEND: Final = 22
+BORROW: Final = 23
+RETURN: Final = 24
 
 VERSION = 1
 """Version of what two interphone ends say to each other beyond the Node wire."""

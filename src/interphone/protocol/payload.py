@@ -37,14 +37,17 @@ __all__ = [
     "lenient_json_members",
     "lenient_msgpack",
     "lenient_msgpack_members",
+    "pack_quickly",
     "plain",
     "result_of",
 ]
 
-ABSENT = msgspec.Raw()
+ABSENT: Final = msgspec.Raw()
 """The payload that is not there: JavaScript's undefined. Python sees None."""
 
 UNDEFINED: Final = b"\xd4\x00\x00"  # how msgpackr writes undefined
+
+_ANY: Final[Any] = Any  # hot path: what is Final need not be looked up by what is compiled
 
 Bytes: TypeAlias = bytes | bytearray | memoryview | msgspec.Raw
 
@@ -121,7 +124,7 @@ class Json:
     def decode(self, raw: Bytes, of: Any = Any) -> Any:
         """See `Codec`."""
         try:
-            return _decode_json(raw) if of is Any else _json_decoder(of)(raw)
+            return _decode_json(raw) if of is _ANY else _json_decoder(of)(raw)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             if not self.lenient:
                 raise PayloadError(str(exc)) from exc
@@ -303,7 +306,7 @@ class MessagePack:
     def decode(self, raw: Bytes, of: Any = Any) -> Any:
         """See `Codec`."""
         try:
-            return _decode_msgpack(raw) if of is Any else _msgpack_decoder(of)(raw)
+            return _decode_msgpack(raw) if of is _ANY else _msgpack_decoder(of)(raw)
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             if not self.lenient:
                 raise PayloadError(str(exc)) from exc
@@ -338,6 +341,37 @@ class MessagePack:
             check_msgpack_depth(raw, self.max_depth)
 
 
+def pack_quickly(codec: Codec, value: object) -> Outgoing:
+    """Return `value` as MessagePack as `codec` does, which is only asked if it has to look closer.
+
+    It has to if there may be something large in it, or a loan, or something without a form.
+    """
+    kind = type(value)
+    if kind in _BULKY:
+        return codec.pack(value)
+    if kind is dict and "params" in value:  # type: ignore[operator]  # it is a dict
+        asked: dict[Any, Any] = value  # type: ignore[assignment]  # it is
+        params = asked["params"]
+        if "named" in asked or type(params) is not tuple:
+            return codec.pack(value)
+        for each in params:
+            if type(each) in _BULKY:
+                return codec.pack(value)
+    try:
+        encoded = _encode_plainly(value)
+    except Exception:
+        return codec.pack(value)
+    if len(encoded) > codec.max_depth:  # else it cannot nest deeper
+        check_msgpack_depth(encoded, codec.max_depth)
+        if len(encoded) >= LARGE:
+            return Bulk(encoded)
+    elif not encoded:
+        return codec.pack(value)
+    return encoded
+
+
+_BULKY: Final = frozenset((bytes, bytearray, memoryview))
+_encode_plainly: Final = msgspec.msgpack.Encoder().encode
 _encode_msgpack: Final = msgspec.msgpack.Encoder(enc_hook=plain).encode
 _msgpack_items: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _msgpack_members: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
+from typing import Final
 
 from ..errors import Overloaded
 from .messages import RESPONSE
@@ -17,13 +18,17 @@ from .wire import Outgoing
 
 __all__ = ["RESOLUTION", "Questions"]
 
-RESOLUTION = 0.005  # seconds between two looks for what is overdue
-MANY = 256  # questions: to look at all of them takes as long as a few messages
-AHEAD = 0.25  # seconds: of so many, those that are due within it are set apart
+RESOLUTION: Final = 0.005  # seconds between two looks for what is overdue
+MANY: Final = 256  # questions: to look at all of them takes as long as a few messages
+AHEAD: Final = 0.25  # seconds: of so many, those that are due within it are set apart
 
 # Until something is held; an empty one of its own weighs more than a dict. Of a dict what has left
 # at the front would have to be passed over, each time, to find the oldest that is left.
-_NOTHING: OrderedDict[str | int, Outgoing] = OrderedDict()
+_NOTHING: Final[OrderedDict[str | int, Outgoing]] = OrderedDict()
+
+
+# Hot path: what is Final here need not be looked up by what is compiled.
+_Pending: Final = Pending
 
 
 class Questions:
@@ -97,10 +102,10 @@ class Questions:
         self._last += 1
         nonce = self._last if self.kind is int else str(self._last)
         if timeout is None:
-            pending[nonce] = Pending(token, None, None, answer)
+            pending[nonce] = _Pending(token, None, None, answer)
             return nonce
         deadline = now + timeout
-        pending[nonce] = Pending(token, deadline, timeout, answer)
+        pending[nonce] = _Pending(token, deadline, timeout, answer)
         if deadline < self._horizon:
             heappush(self._soon, (deadline, nonce))
         if self.due is None or deadline < self.due:
@@ -131,8 +136,11 @@ class Questions:
         """
         if type(nonce) is not self.kind:  # Node may echo anything
             return None
-        if answer == RESPONSE and nonce in self._under_way:
-            self._bytes -= self._under_way.pop(nonce)
+        if answer == RESPONSE:
+            size = self._under_way.get(nonce)
+            if size is not None:
+                del self._under_way[nonce]
+                self._bytes -= size
         entry = self.pending.get(nonce)
         if entry is None or entry.answer != answer:
             return None

@@ -101,7 +101,7 @@ from .messages import (
     node_sentence,
     read_failure,
 )
-from .payload import ABSENT
+from .payload import ABSENT, pack_quickly
 from .pool import BLOCK, Memory, PoolCounts
 from .pooled import PooledCodec
 from .questions import Questions
@@ -129,10 +129,12 @@ PREAMBLE = b"IPC"
 ORPHAN = "closing orphaned connection"  # net-ipc's words for a connection that never opened
 PADDING = b'\x87{"t":7}'  # a packet of no known type
 MAX_UNREADABLE = 16  # bodies in a row that are no packet
-MAX_KEPT = 64  # bytes of options that are remembered
+MAX_KEPT: Final = 64  # bytes of options that are remembered
 
-_LENDING = frozenset({MESSAGE, REQUEST, RESPONSE})  # what may lend something
-FREE = frozenset({"sub", "unsub", "forget"})  # kinds of requests, answered at once, without credit
+_LENDING: Final = frozenset({MESSAGE, REQUEST, RESPONSE})  # what may lend something
+FREE: Final = frozenset(
+    {"sub", "unsub", "forget"}
+)  # kinds of requests, answered at once, without credit
 
 # Hot path: looking a member up costs 100 ns on Python 3.11.
 _OPEN: Final = State.OPEN
@@ -158,6 +160,7 @@ class Session:
         streams: The streams of this connection, both ways.
         codec: How payloads are written in this dialect.
         values: The same for what goes over this connection only: large bytes may be lent.
+        pack: What `values` packs with, bound once: hot path.
         pools: Whether this end shows that it can share memory.
         memory: What it shares, once the driver knows the other end; None: nothing.
         nudge: What to write after a burst, if the other end is one that may miss its last byte.
@@ -215,6 +218,7 @@ class Session:
         "native",
         "next_tick",
         "nudge",
+        "pack",
         "pools",
         "role",
         "state",
@@ -272,6 +276,7 @@ class Session:
         self._read: Callable[[Body], Packet | None] = self._dialect.read
         self.codec: Any = self._dialect.codec
         self.values: Any = self.codec
+        self.pack: Callable[[Any], Outgoing] = self.codec.pack
         self.nudge = b""
         self._head = bytearray()  # what came before the first frame
         self._in_head = role == "server"
@@ -598,12 +603,14 @@ class Session:
         self._dialect = dialect_of(self.native, self._messagepack, lenient, depth)
         self._read = self._dialect.read
         self.codec = self.values = self._dialect.codec
+        self.pack = self.codec.pack
         self.flavour = _flavour(type(self._dialect), self.interphone)
         if self.native and POOL in self.can and self.memory is not None:
             limits = self.limits
             self.values = self._pool = PooledCodec(
                 self.codec, self.memory, max_pool=limits.max_pool, max_frame=limits.max_frame
             )
+            self.pack = partial(pack_quickly, self._pool)
         if self._compress:
             self._deflate = Deflate()
             self._put = self._put_deflated
@@ -766,7 +773,11 @@ class Session:
         if self.state is _DRAINING:
             self.fail(nonce, Failure("closing", "the peer is closing"))
         elif self.interphone and kind is None:
-            self._react.request(nonce, packet.d, self._read_options(packet.o))
+            shown = packet.o
+            known = shown == self._shown_last  # what is said is nearly always what was said before
+            self._react.request(
+                nonce, packet.d, self._read_last if known else self._read_options(shown)
+            )
         elif self.interphone and kind == "call":
             self._react.call(nonce, packet.d, self._read_options(packet.o))
         elif self.role == "server" and self._on_subscription(packet):
@@ -777,7 +788,7 @@ class Session:
             self._react.request(nonce, packet.d, Options())
 
     def _read_options(self, shown: msgspec.Raw) -> Options:
-        """Read what the asker says of a request, which is nearly always what it said before."""
+        """Read what the asker says of a request, if it is not what was said before."""
         if shown != self._shown_last:
             options = read_options(self.codec, shown)
             if len(shown) > MAX_KEPT:
@@ -1409,7 +1420,7 @@ class Session:
             react.failed(entry.token, failed)
 
 
-_EVERY: dict[int, Callable[[Session, Packet], None]] = {
+_EVERY: Final[dict[int, Callable[[Session, Packet], None]]] = {
     CONNECTION: Session._on_connection,
     MESSAGE: Session._on_message,
     REQUEST: Session._on_request,

@@ -237,8 +237,11 @@ class Wire:
         size = len(body)
         if size > self.limit:
             raise MessageTooBig(size=size, limit=self.limit)
-        self._out.append(_TAGS[size] if size < _SHORT_TAGS else tag(size))
         self.queued += size + 1
+        if size < _SHORT_TAGS and type(body) is bytes:  # hot path: nearly all of them
+            self._out += (_TAGS[size], body)
+            return
+        self._out.append(_TAGS[size] if size < _SHORT_TAGS else tag(size))
         if isinstance(body, Bulk):
             self._out += body.pieces
             self._bulky = True
