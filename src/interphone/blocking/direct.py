@@ -338,7 +338,7 @@ class Direct:
 
         def ask(link: Link, timeout: float | None) -> Any:
             session = link.session
-            raw = link.ask(session.request, session.values.pack(data), timeout=timeout)
+            raw = link.ask(session.request, session.pack(data), timeout=timeout)
             return result_of(session.values, raw, returns)
 
         return self._on_link(shrunk(timeout), ask)
@@ -368,7 +368,7 @@ class Direct:
                 hear = self._listener(codec, on_progress)
             raw = link.ask(
                 session.call,
-                session.values.pack(asked),
+                session.pack(asked),
                 timeout=timeout,
                 hear=hear,
                 progress=hear is not None,

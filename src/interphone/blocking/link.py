@@ -257,7 +257,7 @@ class Link:
         Raises:
             ConnectionLost: The connection is gone; see `.delivery`.
         """
-        payload = self.session.values.pack(data)
+        payload = self.session.pack(data)
         try:
             self._flush(None)
         except BaseException:
@@ -285,7 +285,7 @@ class Link:
     def ask(
         self,
         verb: Callable[..., Nonce],
-        *payload: bytes,
+        *payload: Outgoing,
         timeout: float | None,
         hear: Callable[[msgspec.Raw], None] | None = None,
         **options: Any,
@@ -322,7 +322,7 @@ class Link:
     def _put_request(
         self,
         verb: Callable[..., Nonce],
-        payload: tuple[bytes, ...],
+        payload: tuple[Outgoing, ...],
         ticket: Ticket,
         timeout: float | None,
         options: dict[str, Any],

@@ -191,10 +191,10 @@ class Loan:
 
     def _hide(self) -> None:
         view, self._view = self._view, None
+        assert view is not None
         # Unless there is an array over it: who writes there now changes what others read.
         with suppress(BufferError):
-            if view is not None:
-                view.release()
+            view.release()
 
     def _refusal(self) -> LocalProtocolError:
         return LocalProtocolError(f"a loan is sent once, and not when it is closed: {self!r}")

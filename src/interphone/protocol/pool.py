@@ -142,11 +142,8 @@ class _Blocks:
         return None
 
     def give(self, start: int) -> None:
-        """Give back what was taken at `start`; nothing, if nothing was."""
-        size = self.taken.pop(start, 0)
-        if not size:
-            return
-        insort(self._free, (start, size))
+        """Give back what was taken at `start`."""
+        insort(self._free, (start, self.taken.pop(start)))
         joined: list[tuple[int, int]] = []
         for at, room in self._free:
             if joined and sum(joined[-1]) == at:
@@ -298,9 +295,9 @@ class Borrower:
 
     def _on_dropped(self, dropped: _Dropped) -> None:
         """Nobody looks at a block any more. In any thread, at any moment: note it, no more."""
-        if self._held.pop(dropped.number, None) is not None:
-            self.returned.append(dropped.number)
-            self._tell()
+        del self._held[dropped.number]
+        self.returned.append(dropped.number)
+        self._tell()
 
     def view(self, reference: bytes) -> memoryview:
         """Return a block to look at, where it is."""

@@ -102,44 +102,18 @@ class PooledCodec:
         return self._strict.encode(value)
 
     def pack(self, value: Any) -> Outgoing:
-        """See `Codec`. What it returns must be sent, or given to `take_back`."""
-        # Hot path: what `MessagePack.pack` does. What is looked at besides are bytes as such, and
-        # as parameters of a call.
-        kind = type(value)
-        if kind in _BULKY:
-            return self._encode_large(value) if _size(value) >= LARGE else self._strict.pack(value)
-        if kind is dict and "params" in value:
-            params = value["params"]
-            if type(params) in _SEQUENCES:
-                for each in params:
-                    if type(each) in _BULKY and _size(each) >= LARGE:
-                        return self._encode_large(value)
-            if "named" in value and _has_large(value["named"]):
-                return self._encode_large(value)
-        try:
-            encoded = _encode(value)
-        except RecursionError:
-            raise PayloadError("the value nests too deeply, or contains itself") from None
-        except TypeError:
-            return self._encode_large(value)  # there may be a loan in it
-        except Exception as exc:
-            raise PayloadError(f"the value cannot be encoded: {exc}") from exc
-        if len(encoded) > self.max_depth:  # else it cannot nest deeper
-            check_msgpack_depth(encoded, self.max_depth)
-            if len(encoded) >= IN_PIECES:
-                return Bulk(encoded)
-        elif not encoded:
-            raise PayloadError("an empty Raw is no value")
-        return encoded
+        """See `Codec`. What it returns must be sent, or given to `take_back`.
 
-    def _encode_large(self, value: Any) -> Outgoing:
-        """Encode a value with large bytes in it, or a loan, or something that cannot be."""
+        It looks closely; `payload.pack_quickly` is for what is small, and asks it otherwise.
+        """
         lending = _Lending(self._lender)
         try:
             lent = self._with_blocks(value)
             if lent is value and type(value) in _BULKY:
                 return self._strict.pack(value)
             encoded = lending.encode(lent)
+            if not encoded:
+                raise PayloadError("an empty Raw is no value")
             check_msgpack_depth(encoded, self.max_depth)
             if lending.blocks:
                 return self._wrapped(encoded, lending)
@@ -389,12 +363,6 @@ class _Lending:
 def _size(value: Any) -> int:
     """Bytes in what is bytes of some kind; a view may have items of more, and several axes."""
     return value.nbytes if type(value) is memoryview else len(value)
-
-
-def _has_large(named: Any) -> bool:
-    return type(named) is dict and any(
-        type(each) in _BULKY and _size(each) >= LARGE for each in named.values()
-    )
 
 
 _encode = msgspec.msgpack.Encoder().encode

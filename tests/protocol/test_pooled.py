@@ -22,7 +22,7 @@ from interphone.protocol.loan import Block
 from interphone.protocol.messages import BORROW, LEND, RETURN
 from interphone.protocol.payload import Json, MessagePack
 from interphone.protocol.pool import BLOCK, Made
-from interphone.protocol.pooled import LARGE
+from interphone.protocol.pooled import LARGE, glance
 from interphone.protocol.session import Session
 from interphone.protocol.states import State
 from support.sessions import Recorder, SessionPair, frame
@@ -469,6 +469,53 @@ def test_loan_closed_while_it_is_copied_is_closed_behind_it(ends: Ends) -> None:
     assert repr(loan) == f"<Loan of {LARGE} bytes, lent, closed>"
 
 
+def test_lent_loan_is_not_sent_elsewhere(ends: Ends) -> None:
+    loan = ends.client.loan(LARGE)
+    ends.client.values.pack(loan)
+
+    with pytest.raises(LocalProtocolError, match="sent once"):
+        Ends().warmed().send(loan)
+
+
+def test_value_without_a_form_is_refused(ends: Ends) -> None:
+    nested: Any = [BIG]
+    for _ in range(10_000):
+        nested = [nested]
+
+    with pytest.raises(PayloadError, match="too deeply"):
+        ends.client.values.pack(nested)
+    with pytest.raises(PayloadError, match="empty Raw"):
+        ends.client.values.pack(msgspec.Raw())
+    with pytest.raises(PayloadError, match="cannot be encoded"):
+        ends.client.values.pack({"params": [BIG, 2**70]})
+    assert ends.client.values.encode([1]) == b"\x91\x01"
+
+
+def test_view_with_gaps_is_not_lent(ends: Ends) -> None:
+    with pytest.raises(PayloadError):
+        ends.client.values.pack(memoryview(BIG + BIG)[::2])
+
+
+def test_named_parameters_are_lent(ends: Ends) -> None:
+    asked = {"method": "m", "params": [1], "named": {"a": BIG, "b": 2}}
+
+    assert ends.send(asked) == asked
+    assert lent(ends) == 1
+
+
+def test_value_is_looked_at_without_what_is_lent(ends: Ends) -> None:
+    loan = ends.client.loan(LARGE)
+    raw = ends.pass_on([loan, 1])
+
+    assert glance(ends.server.codec, raw) == ["<lent>", 1]
+    assert glance(ends.server.codec, msgspec.Raw(b"\x01")) == 1
+    with pytest.raises(PayloadError):
+        glance(ends.server.codec, raw, list[int])
+    with pytest.raises(PayloadError):
+        glance(ends.server.codec, msgspec.Raw(msgspec.msgpack.encode(msgspec.msgpack.Ext(9, b""))))
+    assert ends.server.values.decode(msgspec.Raw(b"\xd4\x00\x00")) is None  # msgpackr's undefined
+
+
 # Who still writes
 
 
@@ -563,6 +610,31 @@ def test_block_comes_back_with_its_last_view() -> None:
 
     assert ends.send(OTHER, memoryview) == OTHER
     assert ends.client.pool_counts == PoolCounts(lent=2, inline=2)
+
+
+def test_driver_is_told_when_there_is_something_to_return(ends: Ends) -> None:
+    told: list[bool] = []
+    memory = ends.server.memory
+    assert memory is not None
+    memory.tell = lambda: told.append(ends.server.news)
+
+    view, other = ends.send(BIG, memoryview), ends.send(OTHER, memoryview)
+    del view
+    del other  # it is told once
+
+    assert told == [True]
+
+
+def test_pool_that_is_not_mapped_yet_goes_with_the_connection() -> None:
+    ends = Ends()
+    ends.open()
+    ends.client.send(ends.client.values.pack(BIG))
+    ends.client.data_to_send()
+    assert ends.client.memory.open_fds  # type: ignore[union-attr]  # it is the fake
+
+    ends.cut()
+
+    assert not ends.client.memory.open_fds  # type: ignore[union-attr]
 
 
 def test_payload_that_nobody_decodes_comes_back() -> None:
