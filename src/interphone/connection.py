@@ -335,7 +335,8 @@ class Connection(asyncio.BufferedProtocol):
         Raises:
             What `Peer.send` raises.
         """
-        self.check_caller()
+        if _get_running_loop() is not self._loop:
+            self.check_caller()
         session = self._session
         payload: Outgoing = session.pack(data)
         if self.blocked or self._waiters:

@@ -17,7 +17,6 @@ import msgspec
 from ..errors import PayloadError
 from .payload import Codec, MessagePack, check_msgpack_depth
 from .shapes import Marks
-from .wire import Body
 
 __all__ = ["Deliveries", "Taker", "delivery", "one_value"]
 
@@ -105,10 +104,10 @@ class Deliveries:
         begin = _BEGIN + self._codec.encode(topic) + _MESSAGE
         self._known[begin] = self._last = _Known(topic, marks, begin, _END + bytes(shown), take)
 
-    def take(self, body: Body, reactions: Publications) -> bool:
+    def take(self, body: bytes, reactions: Publications) -> bool:
         """React to a publication if one like it has come before; False if none has."""
         known = self._last
-        if known is None or not isinstance(body, bytes):
+        if known is None:
             return False
         if not body.startswith(known.begin) or not body.endswith(known.end):
             known = self._find(body)

@@ -324,10 +324,10 @@ class Native(Dialect):
             packet.d = ABSENT
         return packet  # type: ignore[return-value]  # the fields of a Packet, in another order
 
-    def read_message(self, body: Body) -> msgspec.Raw | None:
+    def read_message(self, body: bytes) -> msgspec.Raw | None:
         """Return the payload of a small MESSAGE that is nothing else; None: it is for `read`."""
         size = len(body) - len(_MESSAGE)
-        if size >= LARGE or not isinstance(body, bytes) or not body.startswith(_MESSAGE):
+        if size >= LARGE or not body.startswith(_MESSAGE):
             return None
         payload = body[len(_MESSAGE) :]
         try:

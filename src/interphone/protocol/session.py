@@ -140,6 +140,7 @@ FREE: Final = frozenset(
 _OPEN: Final = State.OPEN
 _DRAINING: Final = State.DRAINING
 _CLOSED: Final = State.CLOSED
+_MESSAGE: Final = bytes([MESSAGE])  # the second byte of a native one
 
 
 @lru_cache
@@ -194,6 +195,7 @@ class Session:
         "_react",
         "_read",
         "_read_last",
+        "_shortcuts",
         "_shown",
         "_shown_last",
         "_size",
@@ -270,6 +272,7 @@ class Session:
         self._dialect: Dialect = dialect_of(False, False, True, self.limits.max_depth)
         self.flavour: object = _flavour(type(self._dialect), False)
         self._deflate: Deflate | None = None
+        self._shortcuts = False
         self._deliveries: Deliveries | None = None
         self._native: Native | None = None
         self._put = self._wire.put
@@ -385,12 +388,11 @@ class Session:
         return rest
 
     def _take_frame(self, body: Body) -> None:
-        deliveries = self._deliveries
-        if deliveries is not None and deliveries.take(body, self._react):
-            return
-        native = self._native
-        if native is not None:
-            raw = native.read_message(body)
+        if self._shortcuts and isinstance(body, bytes) and body[1:2] == _MESSAGE:
+            deliveries, native = self._deliveries, self._native
+            if deliveries is not None and deliveries.take(body, self._react):
+                return
+            raw = None if native is None else native.read_message(body)
             if raw is not None:
                 self._react.message(raw)
                 return
@@ -623,7 +625,9 @@ class Session:
         """
         dialect = self._dialect
         self._native = self._deliveries = None
+        self._shortcuts = False
         if self.state is _OPEN and self._watch is None and isinstance(dialect, Native):
+            self._shortcuts = True
             if not self._lent_to:
                 self._native = dialect
             if self.role == "client" and "topics" in self.can:
