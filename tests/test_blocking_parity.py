@@ -17,9 +17,9 @@ RENAMED = {"aclose": "close"}  # a plain object is closed by `close`
 # What servers, clients and streams of the async API show to each other, and not to users.
 INTERNAL = {
     "Client": {"adopt", "ended_by", "share"},
-    "Peer": {"ask", "call_named", "close_besides", "open_stream", "ready_to_send"},
+    "Peer": {"ask", "call_named", "close_besides", "open_stream", "ready_to_send", "send_later"},
     "Stream": {"done", "more", "put", "set_exception", "set_result"},
-    "Subscription": {"end", "miss", "put", "put_gap", "room", "unread"},
+    "Subscription": {"end", "full", "miss", "notify", "put", "put_gap", "room", "took", "unread"},
 }
 OWN = {"Client": {"abandon"}, "Server": {"abandon"}}
 

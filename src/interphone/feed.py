@@ -398,7 +398,7 @@ def _lacking(peer: Peer, subscription: Subscription[Any]) -> str | None:
         return "topic patterns"
     if subscription.group is not None:
         return "queue groups"
-    return 'overflow="block"' if subscription.blocks else None
+    return 'overflow="block"' if subscription.backlog.blocks else None
 
 
 def _check_server(peer: Peer, subscription: Subscription[Any]) -> None:

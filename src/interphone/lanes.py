@@ -222,7 +222,7 @@ class OwnLane:
     def must_wait(self, item: Item) -> bool:
         """Whether publishers have to wait for it."""
         subscription = self.subscription
-        return subscription.blocks and self.open and not subscription.room(len(item.raw))
+        return subscription.backlog.blocks and self.open and not subscription.room(len(item.raw))
 
     def reluctance(self, item: Item) -> int:
         """As that of `PeerLane`; 3: full, and something would be lost."""

@@ -246,11 +246,6 @@ class Subscription(Generic[ItemT]):
         """Publications in the queue, and their bytes."""
         return self.backlog.unread
 
-    @property
-    def blocks(self) -> bool:
-        """Whether publishers wait for room."""
-        return self.backlog.blocks
-
     def miss(self, topic: str, count: int) -> None:
         """Note that publishers gave up: `Overflow` is raised where the publications would be."""
         self.backlog.miss(topic, count)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interphone.errors import RemoteProtocolError
+from interphone.errors import PayloadError, RemoteProtocolError
 from interphone.limits import Limits
-from interphone.protocol.deliveries import MAX_KNOWN, Deliveries
+from interphone.protocol.deliveries import MAX_KNOWN, Deliveries, delivery
 from interphone.protocol.events import Reactions
 from interphone.protocol.payload import MessagePack
 from interphone.protocol.session import Session
@@ -135,6 +135,18 @@ def test_what_nests_too_deeply_ends_the_connection_all_the_same(depth, taken):
         ends.frame(body)
 
         assert bool(ends.violated) is not taken
+
+
+@pytest.mark.parametrize(("depth", "fits"), [(7, True), (8, False)])
+def test_value_that_nests_too_deeply_for_a_publication_is_refused(depth, fits):
+    codec, marks = MessagePack(max_depth=8), Marks((1,), False)
+    value = b"\x91" * depth + b"\x00"
+
+    if fits:
+        assert value in delivery(codec, "a", value, marks)
+    else:
+        with pytest.raises(PayloadError, match="deeper"):
+            delivery(codec, "a", value, marks)
 
 
 def test_who_watches_sees_every_one():

@@ -74,7 +74,7 @@ class Publications(Protocol):
 class _Known:
     """What one beginning and end say, and what is done about it."""
 
-    __slots__ = ("begin", "end", "marks", "take", "topic")
+    __slots__ = ("after", "before", "begin", "end", "marks", "take", "topic")
 
     def __init__(
         self, topic: str, marks: Marks, begin: bytes, end: bytes, take: Taker | None
@@ -83,6 +83,8 @@ class _Known:
         self.marks = marks
         self.begin = begin
         self.end = end
+        self.before = len(begin)  # the value stands between these
+        self.after = -len(end)
         self.take = take
 
 
@@ -113,7 +115,7 @@ class Deliveries:
             known = self._find(body)
             if known is None:
                 return False
-        value = body[len(known.begin) : len(body) - len(known.end)]
+        value = body[known.before : known.after]
         if not value:  # also where the end overlaps the beginning
             return False
         if len(value) >= self._max_depth:  # else it cannot nest as deep as that
