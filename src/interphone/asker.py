@@ -30,11 +30,12 @@ PLAIN: Final = frozenset(
 class Asker:
     """Asks the other end of one connection.
 
-    Args:
-        own: Makes an error of the other end one that is declared here.
+    Attributes:
+        own: Makes what a handler at the other end raised what is declared here, if it is. To be
+            raised ``from None`` by who awaited the answer: what is compiled does not know that.
     """
 
-    __slots__ = ("_connection", "_create_future", "_own", "_session", "_time")
+    __slots__ = ("_connection", "_create_future", "_session", "_time", "own")
 
     def __init__(
         self, session: Session, connection: Connection, own: Callable[[RemoteError], Exception]
@@ -42,7 +43,7 @@ class Asker:
         loop = asyncio.get_running_loop()
         self._session = session
         self._connection = connection
-        self._own = own
+        self.own = own
         self._create_future = loop.create_future  # bound once: hot path
         self._time = loop.time
 
@@ -104,14 +105,8 @@ class Asker:
             asked["named"] = named
         return pack(asked)
 
-    def unanswered(self, nonce: Nonce, error: BaseException) -> None:
-        """Note why there is no answer, before that is raised.
-
-        Who is cancelled does not wait for it any more: the other end is told. What a handler
-        raised is raised here as itself, if it is declared.
-        """
-        if isinstance(error, RemoteError):
-            raise self._own(error) from None
+    def withdraw(self, nonce: Nonce) -> None:
+        """Have the other end told that nobody waits for the answer any more."""
         self._session.forget(nonce)
         self._connection.flush_soon()
 

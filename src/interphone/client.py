@@ -608,9 +608,11 @@ class Client:
         answer, nonce = asked
         try:
             raw = await answer
-        except (asyncio.CancelledError, RemoteError) as exc:
-            peer.asker.unanswered(nonce, exc)
+        except asyncio.CancelledError:
+            peer.asker.withdraw(nonce)
             raise
+        except RemoteError as exc:
+            raise peer.asker.own(exc) from None
         return result_of(peer.protocol.values, raw, returns)
 
     @overload
@@ -648,9 +650,11 @@ class Client:
         answer, nonce = asked
         try:
             raw = await answer
-        except (asyncio.CancelledError, RemoteError) as exc:
-            peer.asker.unanswered(nonce, exc)
+        except asyncio.CancelledError:
+            peer.asker.withdraw(nonce)
             raise
+        except RemoteError as exc:
+            raise peer.asker.own(exc) from None
         return result_of(peer.protocol.values, raw, kwargs.get("returns", Any))
 
     async def _call(

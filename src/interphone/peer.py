@@ -261,9 +261,11 @@ class Peer:
         answer, nonce = asked
         try:
             raw = await answer
-        except (asyncio.CancelledError, RemoteError) as exc:
-            self.asker.unanswered(nonce, exc)
+        except asyncio.CancelledError:
+            self.asker.withdraw(nonce)
             raise
+        except RemoteError as exc:
+            raise self.asker.own(exc) from None
         return result_of(self._session.values, raw, returns)
 
     async def _request_in_turn(self, data: object, returns: Any, timeout: float | None) -> Any:
@@ -348,9 +350,11 @@ class Peer:
         answer, nonce = asked
         try:
             raw = await answer
-        except (asyncio.CancelledError, RemoteError) as exc:
-            self.asker.unanswered(nonce, exc)
+        except asyncio.CancelledError:
+            self.asker.withdraw(nonce)
             raise
+        except RemoteError as exc:
+            raise self.asker.own(exc) from None
         return result_of(self._session.values, raw, kwargs.get("returns", Any))
 
     async def call_named(
@@ -599,10 +603,13 @@ class Peer:
         connection.arm()
         try:
             return await answer
-        except (asyncio.CancelledError, RemoteError) as exc:
-            if of_handler or not isinstance(exc, RemoteError):
-                self.asker.unanswered(nonce, exc)
+        except asyncio.CancelledError:
+            self.asker.withdraw(nonce)
             raise
+        except RemoteError as exc:
+            if not of_handler:
+                raise
+            raise self._own(exc) from None
 
     def ask(
         self, verb: Callable[..., Nonce], *args: Any, timeout: float | None
