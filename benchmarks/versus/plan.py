@@ -206,7 +206,7 @@ WORKLOADS = (
         1,
         "1/s",
         (*OURS, "interphone:classic", "zeromq", "net-ipc"),
-        (*VARIANTS[:2], "hand:asyncio", *SENT, *NODE, *MIXED),
+        (*VARIANTS[:2], "interphone:classic", "hand:asyncio", *SENT, *NODE, *MIXED),
     ),
     *(
         Workload(
@@ -216,7 +216,7 @@ WORKLOADS = (
             count,
             "1/s",
             (*OURS, "interphone:classic", "zeromq", "net-ipc"),
-            (*VARIANTS[:2], "hand:asyncio", *HEARD, *zenoh, *NODE),
+            (*VARIANTS[:2], "interphone:classic", "hand:asyncio", *HEARD, *zenoh, *NODE),
         )
         for count, zenoh in ((10, ("zenohd",)), (100, ()))  # 100 sessions take it a minute
     ),
