@@ -378,6 +378,39 @@ def test_loan_is_sent_though_the_client_moves_meanwhile(address: str) -> None:
         assert client.peer.pool.lent >= 1
 
 
+@pytest.mark.skipif(not LINUX, reason="a client of a pipe goes by the portal")
+def test_message_on_its_way_keeps_its_memory_though_its_sender_is_interrupted(
+    address: str,
+) -> None:
+    from interphone.blocking.link import Link
+
+    server, guarded = BlockingServer(address), Link._guarded
+    heard: list[bytes] = []
+    server.on_message(lambda peer, data: heard.append(data))
+    server.on_request(lambda peer, data: len(data))
+
+    def interrupted(link: Link, *args: Any) -> None:
+        guarded(link, *args)
+        raise KeyboardInterrupt
+
+    limits = Limits(max_pool=len(BIG))
+    with server, BlockingClient(address, limits=limits) as client:
+        for _ in range(2):
+            client.request(BIG)
+        while not client.loan(len(BIG)).lent:  # it is given back
+            client.ping()
+        (peer,) = server.peers.values()
+        peer.pause()
+        with patch.object(Link, "_guarded", interrupted), pytest.raises(KeyboardInterrupt):
+            client.send(BIG)
+        lent = client.loan(len(BIG)).lent
+        peer.resume()
+        client.ping()
+
+    assert not lent
+    assert heard == [BIG]
+
+
 def test_threads_share_the_pool_of_a_client(address: str) -> None:
     from support.threads import Worker
 

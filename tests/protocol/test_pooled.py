@@ -547,6 +547,26 @@ def test_block_that_came_back_is_not_free_while_somebody_can_write_to_it() -> No
     assert ends.client.loan(LARGE).lent
 
 
+def test_nothing_but_taking_a_block_waits_for_who_takes_one(ends: Ends) -> None:
+    class Held:
+        def __enter__(self) -> None:  # by this thread, which a signal handler interrupts
+            raise AssertionError("it would wait for ever")
+
+        def __exit__(self, *_: object) -> None: ...
+
+    loan, closed = ends.client.loan(LARGE), ends.client.loan(LARGE)
+    ends.client.values._lender._guard = Held()
+
+    closed.close()
+    ends.client.take_back(ends.client.values.pack(loan))
+    assert ends.send(loan) == bytes(LARGE)
+    gc.collect()
+    ends.deliver()  # RETURN
+    ends.cut()
+
+    assert not ends.client.loan(LARGE).lent
+
+
 def test_loan_is_asked_for_in_the_middle_of_another() -> None:
     ends = Ends().warmed()
     middle: list[bool] = []
